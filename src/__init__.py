@@ -1,0 +1,1 @@
+"""KnowLM-Lightning: raw text to a knowledgeable language model."""

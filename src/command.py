@@ -1,0 +1,200 @@
+"""What every command shares: a Hydra application whose ``--help`` helps and whose errors are sentences.
+
+A command is a function of one composed config, ``@command("NAME")`` around it, and ``configs/NAME.yaml``. The leading
+comment of that file is the command's help text; the groups of its defaults list are the things a user can swap.
+
+What is added to ``hydra.main``:
+
+- ``model=PATH`` accepts a local folder, a hub id or a ``.gguf`` file besides the names in ``configs/model/``;
+- a bare flag such as ``--list`` is the setting ``list=true``;
+- `UserError` and mistakes in overrides end in one sentence and exit status 2. Everything else keeps its traceback,
+  because it is our mistake. ``HYDRA_FULL_ERROR=1`` shows the traceback of both.
+"""
+
+import difflib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+
+Task = Callable[[DictConfig], Any]
+
+OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver("user_cache", lambda: str(Path.home() / ".cache" / "knowlm-lightning"), replace=True)
+
+
+def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
+    """Make a Hydra application of ``configs/<config_name>.yaml`` out of a function of the composed config."""
+
+    def decorate(task: Task) -> Callable[[], None]:
+        def main() -> None:
+            arguments = sys.argv[1:]
+            if "--help" in arguments or "-h" in arguments:
+                print(help_text(config_name, Path(sys.argv[0]).name))
+                return
+            sys.argv[1:] = list(rewrite_arguments(arguments))
+            show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its exceptions to us instead of printing them
+
+            @functools.wraps(task)
+            def guarded(cfg: DictConfig) -> Any:
+                with _sentences(config_name, show_traceback):
+                    return task(cfg)
+
+            application = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
+            with _sentences(config_name, show_traceback):
+                application(guarded)()
+
+        return main
+
+    return decorate
+
+
+@contextmanager
+def _sentences(config_name: str, show_traceback: bool) -> Iterator[None]:
+    """Turn a mistake of the user's into ``error: <sentence>`` and exit status 2, and Ctrl-C into exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        message = None if show_traceback else sentence(error, config_name)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def rewrite_arguments(arguments: list[str]) -> Iterator[str]:
+    """Turn ``--flag`` into ``flag=true`` and ``model=<path>`` into ``model=custom model.path=<path>``."""
+    hydra_flags = {"--multirun", "--cfg", "--resolve", "--package", "--run", "--info", "--config-path", "--config-name"}
+    hydra_flags |= {"--config-dir", "--hydra-help", "--version", "--shell-completion", "--experimental-rerun"}
+    zoo = set(group_options("model"))
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if argument.startswith("--") and key not in hydra_flags:
+            yield f"{key[2:].replace('-', '_')}={value or 'true'}"
+        elif key == "model" and value and value not in zoo and _is_model_path(value):
+            yield "model=custom"
+            yield f"model.path={_quoted(value)}"
+        else:
+            yield argument
+
+
+def _is_model_path(value: str) -> bool:
+    return "," not in value and ("/" in value or value.endswith(".gguf") or Path(value).is_dir())
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def group_options(group: str) -> list[str]:
+    """Names of the YAML files of one config group, such as every model of the zoo."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def help_text(config_name: str, program: str) -> str:
+    """The leading comment of the root config, then its groups with the options of each."""
+    text = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
+    groups = []
+    for entry in OmegaConf.load(CONFIGS / f"{config_name}.yaml").get("defaults", []):
+        if isinstance(entry, DictConfig):
+            group, default = next(iter(entry.items()))
+            group = str(group).removeprefix("optional ").removeprefix("override ").lstrip("/")
+            if group not in {"hydra", "paths"} and group_options(group):
+                groups.append(f"  {group}={default or '…'}: {', '.join(group_options(group))}")
+    parts = [leading_comment(text)]
+    if groups:
+        parts.append("Groups (group=default: what it can be)\n" + "\n".join(groups))
+    parts.append(
+        "Any setting can be given as key=value.\n"
+        f"  python {program} --cfg job     print the composed config and stop\n"
+        "  -m key=a,b                     run once for each value (Hydra multirun)"
+    )
+    return "\n\n".join(parts)
+
+
+def leading_comment(yaml_text: str) -> str:
+    """The block of ``#`` lines a YAML file opens with, without the marks."""
+    lines = []
+    for line in yaml_text.splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @"):
+            lines.append(line[1:].removeprefix(" "))
+    return "\n".join(lines).strip()
+
+
+def sentence(error: BaseException, config_name: str = "") -> str | None:
+    """One sentence for a mistake of the user's, or None where the fault is not the user's."""
+    for link in _causes(error):
+        if isinstance(link, UserError):
+            return str(link)
+    chain = list(_causes(error))
+    if isinstance(error, ConfigCompositionException):
+        return _composition_sentence(chain)
+    if isinstance(error, InstantiationException):
+        return _instantiation_sentence(chain)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _one_line(str(error))
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _composition_sentence(chain: list[BaseException]) -> str:
+    text = "\n".join(str(link) for link in chain)
+    if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, option = missing.groups()
+        options = group_options(group)
+        return f"{group}={option} does not exist{_closest(option, options)}; choose one of: {', '.join(options)}"
+    if unknown := re.search(r"Could not override '([^']+)'", text):
+        key = unknown[1]
+        parent = key.rpartition(".")[0] or "the top level"
+        return (
+            f"'{key}' is not a setting of this command: look for the right name under {parent} with --cfg job, "
+            f"or put a plus before it (+{key}=…) to add it"
+        )
+    return _one_line(str(chain[0]))
+
+
+def _instantiation_sentence(chain: list[BaseException]) -> str | None:
+    text = str(chain[0])
+    target = re.search(r"target '([^']+)'", text)
+    key = re.search(r"full_key: (\S+)", text)
+    cause = chain[1] if len(chain) > 1 else None
+    if isinstance(cause, TypeError) and target and "argument" in str(cause):
+        return f"{key[1] if key else 'the config'}: {target[1]} {_one_line(str(cause)).split('() ', 1)[-1]}"
+    if isinstance(cause, (ImportError, AttributeError)) or "Error locating target" in text:
+        return _one_line(text)
+    return None
+
+
+def _closest(name: str, options: list[str]) -> str:
+    close = difflib.get_close_matches(name, options, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
