@@ -4,9 +4,9 @@ GGUF is llama.cpp's single-file format: https://github.com/ggml-org/ggml/blob/ma
 written as float32: a 4-bit value times a half-precision scale plus a half-precision minimum needs more mantissa than
 bfloat16 has, and a rounded copy would give other logits than the file. Half-precision tensors stay half.
 
-Llama files are read here, tensor by tensor, with the layout of Hugging Face's checkpoints; this needs no torch and takes
-seconds where transformers' own reader takes most of a minute. Files of other architectures, and tokenizers other than
-SmolLM's, go through transformers.
+Llama files are read here, tensor by tensor, into the layout of Hugging Face's checkpoints; this needs no torch and a
+third of the time of transformers' own reader, with equal logits. Files of other architectures, and tokenizers other
+than SmolLM's, go through transformers.
 """
 
 import json

