@@ -1,0 +1,42 @@
+# The commands of this project; `make` lists them. Only Python 3.11+ and a package index are needed.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
+
+# The environment is made once and again whenever its two files change.
+$(VENV)/.done: pyproject.toml constraints.txt
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+env: $(VENV)/.done  ## make the environment in .venv
+
+demo: env  ## raw text to shards, pretraining, LoRA tuning and answers, on two cores; prints a before/after table
+	@$(PY) scripts/demo.py
+
+test: env  ## the whole test suite
+	@$(PY) -m pytest
+
+test-fast: env  ## the tests that take seconds
+	@$(PY) -m pytest -m 'not slow'
+
+lint: env  ## style and format
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+format: env  ## format the code
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+type: env  ## types
+	@$(PY) -m mypy
+
+clean:  ## remove the environment and what runs left behind; keeps data/
+	rm -rf $(VENV) outputs .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help env demo test test-fast lint format type clean

@@ -1,0 +1,1 @@
+"""What watches a run: progress, throughput, samples, loss curve, preemption, export, loggers."""

@@ -1,0 +1,34 @@
+"""Experiment tracking: Weights & Biases where somebody is logged in, its offline mode where nobody is, a CSV always."""
+
+import logging
+import netrc
+import os
+from typing import Any
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import WandbLogger
+
+log = logging.getLogger(__name__)
+
+
+def wandb_logger(**settings: Any) -> WandbLogger:
+    """A `WandbLogger` that goes offline by itself when nobody is logged in, and says so.
+
+    ``WANDB_MODE`` and an explicit ``offline=`` are obeyed.
+    """
+    if settings.get("offline") is None:
+        settings["offline"] = "WANDB_MODE" not in os.environ and not is_logged_in()
+        if settings["offline"]:
+            log.info("nobody is logged in to Weights & Biases: tracking offline (wandb login, or logger=csv)")
+    return WandbLogger(**settings)
+
+
+def is_logged_in() -> bool:
+    """Whether a Weights & Biases key lies in the environment or in ``~/.netrc``, without asking the network."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

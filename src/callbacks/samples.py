@@ -1,0 +1,72 @@
+"""Text the model writes while it learns: the quickest way to see that something is wrong."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DeepSpeedStrategy
+
+from src.generation.engine import Decoding, Request
+from src.generation.transformers_engine import TransformersEngine
+from src.models.load import load_tokenizer
+from src.models.templates import Message, load_template
+
+log = logging.getLogger(__name__)
+
+
+class Samples(Callback):
+    """Answers the same prompts at each validation and appends them to a JSONL file.
+
+    Args:
+        path: of the JSONL file: step, prompt, text.
+        prompts: what to continue, or to answer if ``chat``.
+        chat: put the prompts through the model's template.
+        template: a name in ``configs/template/``, or None for the model's own.
+        decoding: how to decode; greedy by default.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        prompts: Sequence[str],
+        chat: bool = False,
+        template: str | None = None,
+        decoding: Decoding | None = None,
+    ) -> None:
+        self.path, self.prompts, self.chat, self.template = Path(path), list(prompts), chat, template
+        self.decoding = decoding or Decoding(max_new_tokens=32)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or not self.prompts:
+            return
+        sharded = isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.strategy.zero_stage_3
+        if not (trainer.is_global_zero or sharded):
+            return
+        tokenizer = load_tokenizer(pl_module.spec)
+        template = load_template(self.template or pl_module.spec.template, tokenizer) if self.chat else None
+        engine = TransformersEngine(pl_module.model, tokenizer, template, batch_size=len(self.prompts))
+        texts = self._generate(engine)
+        if not trainer.is_global_zero:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            for prompt, text in zip(self.prompts, texts, strict=True):
+                row: dict[str, Any] = {"step": trainer.global_step, "prompt": prompt, "text": text}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                log.info("step %d  %r → %r", trainer.global_step, prompt, text)
+
+    def _generate(self, engine: TransformersEngine) -> list[str]:
+        texts = {str(number): "" for number in range(len(self.prompts))}
+        requests = [
+            Request(id=str(number), messages=[Message("user", prompt)], decoding=self.decoding)
+            if self.chat
+            else Request(id=str(number), prompt=prompt, decoding=self.decoding)
+            for number, prompt in enumerate(self.prompts)
+        ]
+        for event in engine.generate(requests):
+            texts[event.request_id] += event.text_delta
+        return list(texts.values())

@@ -1,0 +1,1 @@
+"""Token shards or instruction files to packed batches, in an order that one integer resumes."""

@@ -1,0 +1,138 @@
+"""Packed rows as tensors, the sampler that hands them to ranks, and the collator.
+
+A batch holds ``input_ids``, ``labels`` and ``position_ids`` of shape ``[micro_batch_size, max_length]``, int64, in the
+Hugging Face convention: ``labels`` are not shifted, −100 where there is no loss, and the first token of every segment
+has none (nothing before it may predict it). ``position_ids`` restart at each segment, which is how attention knows
+where segments end; padding at the end of a row is a segment of its own. ``loss_tokens`` is the number by which the
+batch's summed loss is divided, see `PackedDataset`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from src.datamodules.order import SampleOrder
+from src.datamodules.packing import Rows
+
+IGNORED = -100
+
+
+class Segments(Protocol):
+    """Anything that can be packed: pretraining segments or encoded instruction examples."""
+
+    lengths: NDArray[np.int32]
+
+    def tokens(self, index: int) -> NDArray[np.integer]:
+        """Token ids of a segment, ``[length]``."""
+        ...
+
+    def labels(self, index: int) -> NDArray[np.integer]:
+        """Labels of a segment, ``[length]``; the first one is ignored."""
+        ...
+
+    def loss_tokens(self, indices: NDArray[np.int64]) -> int:
+        """How many tokens of these segments have a loss."""
+        ...
+
+
+class PackedDataset(Dataset[dict[str, Tensor]]):
+    """Sample ``i`` of a run, for any ``i``: a row of packed segments.
+
+    Each sample carries ``loss_tokens``, the supervised tokens of its whole global batch divided by the number of
+    micro-batches in it (accumulation steps × ranks). Dividing each micro-batch's *summed* loss by it, then averaging
+    over accumulation steps and ranks as Lightning does, gives the mean over all supervised tokens of the global batch,
+    however unevenly they fall: no communication, and the same loss on any number of processes.
+
+    Args:
+        segments: one entry for each source.
+        rows: how each source's segments are packed.
+        order: which row of which source sample ``i`` is.
+        micro_batches: micro-batches in a global batch.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[Segments],
+        rows: Sequence[Rows],
+        order: SampleOrder,
+        max_length: int,
+        pad_id: int,
+        micro_batches: int,
+    ) -> None:
+        self.segments, self.rows, self.order = list(segments), list(rows), order
+        self.max_length, self.pad_id, self.micro_batches = max_length, pad_id, micro_batches
+        self._loss_tokens: tuple[int, int] = (-1, 0)  # of the last global batch asked for
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        place = self.order.place(index)
+        row = packed_row(
+            self.segments[place.source], self.rows[place.source].row(place.item), self.max_length, self.pad_id
+        )
+        tokens = self.batch_loss_tokens(index // self.order.block_size)
+        row["loss_tokens"] = torch.tensor(tokens / self.micro_batches)
+        return row
+
+    def batch_loss_tokens(self, batch: int) -> int:
+        """Supervised tokens in one global batch."""
+        if self._loss_tokens[0] != batch:
+            size = self.order.block_size
+            places = (self.order.place(index) for index in range(batch * size, (batch + 1) * size))
+            total = sum(self.segments[p.source].loss_tokens(self.rows[p.source].row(p.item)) for p in places)
+            self._loss_tokens = (batch, max(total, 1))
+        return self._loss_tokens[1]
+
+
+class EvaluationDataset(Dataset[dict[str, Tensor]]):
+    """Every packed row of one source once, in order, padded with empty rows to ``count`` so that ranks stay equal."""
+
+    def __init__(self, segments: Segments, rows: Rows, max_length: int, pad_id: int, count: int) -> None:
+        self.segments, self.rows, self.max_length, self.pad_id, self.count = segments, rows, max_length, pad_id, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        row = self.rows.row(index) if index < len(self.rows) else np.zeros(0, np.int64)
+        return packed_row(self.segments, row, self.max_length, self.pad_id)
+
+
+def packed_row(segments: Segments, row: NDArray[np.int64], max_length: int, pad_id: int) -> dict[str, Tensor]:
+    """One row: segments end to end, then padding. Tensors of shape ``[max_length]``."""
+    input_ids = np.full(max_length, pad_id, np.int64)
+    labels = np.full(max_length, IGNORED, np.int64)
+    position_ids = np.empty(max_length, np.int64)
+    end = 0
+    for index in row.tolist():
+        start, end = end, end + int(segments.lengths[index])
+        input_ids[start:end] = segments.tokens(index)
+        labels[start + 1 : end] = segments.labels(index)[1:]
+        position_ids[start:end] = np.arange(end - start)
+    position_ids[end:] = np.arange(max_length - end)
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "labels": torch.from_numpy(labels),
+        "position_ids": torch.from_numpy(position_ids),
+    }
+
+
+class RankBatches(Sampler[list[int]]):
+    """The micro-batches of one rank, from ``consumed`` samples on, for ever.
+
+    A micro-step takes ``world_size × micro_batch_size`` consecutive samples, of which a rank takes every
+    ``world_size``-th: a global batch holds the same samples however many ranks share it.
+    """
+
+    def __init__(self, consumed: int, micro_batch_size: int, rank: int, world_size: int) -> None:
+        self.consumed, self.micro_batch_size, self.rank, self.world_size = consumed, micro_batch_size, rank, world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.micro_batch_size * self.world_size
+        start = self.consumed
+        while True:
+            yield list(range(start + self.rank, start + step, self.world_size))
+            start += step

@@ -1,0 +1,1 @@
+"""LightningModules: causal-language-model pretraining, LoRA and full supervised tuning."""

@@ -1,0 +1,53 @@
+"""Next-token loss of packed rows, computed only where there is something to learn.
+
+The language-model head is the widest matrix of a small model and most positions of an instruction row have no loss, so
+hidden states are selected *before* the head: the same number, less work (1.23 times faster LoRA steps, see
+docs/tuning.md). Models whose logits are more than ``head(hidden)`` go through their own forward.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IGNORED = -100
+_PLAIN_HEAD = {"llama", "mistral", "qwen2", "qwen3"}  # logits are head(hidden) and nothing else
+
+
+def token_losses(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood of every supervised token, in nats.
+
+    Args:
+        model: a causal language model of transformers, or a peft model around one.
+        batch: ``input_ids``, ``labels`` and ``position_ids``, each ``[batch, length]``.
+
+    Returns:
+        losses and the token ids they belong to, both ``[supervised]``; float32 and int64.
+    """
+    targets = batch["labels"][:, 1:]
+    supervised = targets != IGNORED
+    # Packed rows are kept apart only if no mask is given and no cache is made: transformers then reads the segments
+    # from the position ids. Either of the two silently turns that off.
+    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    decoder, head = decoder_and_head(model)
+    if decoder is not None and head is not None:
+        hidden = decoder(**inputs).last_hidden_state[:, :-1]
+        logits = head(hidden[supervised])
+    else:
+        logits = model(**inputs).logits[:, :-1][supervised]
+    targets = targets[supervised]
+    return F.cross_entropy(logits.float(), targets, reduction="none"), targets
+
+
+def decoder_and_head(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
+    """The transformer stack and the language-model head, where logits are exactly ``head(decoder(...))``."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = getattr(inner, "config", None)
+    if getattr(config, "model_type", None) not in _PLAIN_HEAD:
+        return None, None
+    return inner.base_model, inner.get_output_embeddings()
+
+
+def logits_of(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Logits of packed rows, ``[batch, length, vocabulary]``; for tests and inspection."""
+    with torch.no_grad():
+        return model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits

@@ -1,0 +1,1 @@
+"""How a run is spread over devices, and what the hardware at hand can do."""

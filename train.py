@@ -1,0 +1,175 @@
+#!/usr/bin/env python
+"""Train a language model: data, model, callbacks, loggers, trainer; validate, fit, validate.
+
+``python train.py experiment=pretrain_demo`` and so on; ``python train.py --help`` lists what can be swapped.
+"""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from src.callbacks.preemption import Preempted
+from src.command import command
+from src.datamodules.packed import PackedDataModule
+from src.errors import UserError
+from src.modules.causal_lm import CausalLM
+from src.strategies.hardware import Hardware, check_hardware, suitable_precision
+
+log = logging.getLogger(__name__)
+
+
+@command("train")
+def main(cfg: DictConfig) -> float | None:
+    metrics = train(cfg)
+    return optimized(metrics, cfg.get("optimized_metric"))
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Run the experiment that a config describes.
+
+    Returns:
+        the last value of every metric, with those of the untrained model under ``before/``; also written to
+        ``metrics.json`` in the run folder.
+
+    Raises:
+        UserError: something asked for is impossible here.
+        Preempted: the run was asked to stop and has saved a checkpoint.
+    """
+    hardware = check_hardware(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes, cfg.get("needs", ""))
+    checkpoint = find_checkpoint(cfg)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+
+    model = instantiate(cfg.model)
+    datamodule: PackedDataModule = instantiate(cfg.data, model=model)
+    datamodule.setup()
+    module: CausalLM = instantiate(cfg.module, model=model)
+    callbacks: list[L.Callback] = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    loggers: list[Logger] = [instantiate(logger) for logger in cfg.logger.values() if logger]
+    trainer = build_trainer(cfg, hardware, datamodule, callbacks, loggers)
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+
+    before: dict[str, float] = {}
+    if cfg.validate_before and checkpoint is None:
+        before = {f"before/{name}": value for name, value in validate(trainer, module, datamodule).items()}
+    try:
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
+    except Preempted as stop:
+        log.warning("stopped at step %d; go on with the same command and ckpt_path=%s", stop.step, stop.checkpoint)
+        raise
+    metrics = {**before, **floats(trainer.callback_metrics), **validate(trainer, module, datamodule)}
+    if cfg.save_last:
+        trainer.save_checkpoint(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"))
+    if trainer.is_global_zero:
+        path = Path(cfg.paths.output_dir, "metrics.json")
+        path.write_text(json.dumps({"steps": trainer.global_step, **metrics}, indent=2) + "\n", encoding="utf-8")
+        log.info("run folder: %s", cfg.paths.output_dir)
+    for logger in loggers:
+        logger.finalize("success")
+    return metrics
+
+
+def build_trainer(
+    cfg: DictConfig,
+    hardware: Hardware,
+    datamodule: PackedDataModule,
+    callbacks: list[L.Callback],
+    loggers: list[Logger],
+) -> L.Trainer:
+    """The trainer, with what follows from data and hardware: accumulation, steps, precision, validation interval."""
+    settings = {key: value for key, value in cfg.trainer.items() if key not in {"max_epochs", "val_every_n_steps"}}
+    accumulation = datamodule.micro_batches(hardware.world_size) // hardware.world_size
+    if settings["precision"] == "auto":
+        settings["precision"] = suitable_precision(hardware.accelerator)
+    settings["max_steps"] = total_steps(cfg.trainer, datamodule)
+    if settings.get("strategy") != "auto" and OmegaConf.is_config(settings["strategy"]):
+        settings["strategy"] = instantiate(settings["strategy"])
+    trainer: L.Trainer = instantiate(
+        DictConfig({"_target_": settings.pop("_target_")}),
+        **{key: value for key, value in settings.items() if key != "accelerator" and key != "devices"},
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulation,
+        # Lightning counts micro-batches here, people count optimizer steps.
+        val_check_interval=min(cfg.trainer.val_every_n_steps, settings["max_steps"]) * accumulation,
+        check_val_every_n_epoch=None,
+        callbacks=callbacks,
+        logger=loggers,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    log.info(
+        "%d steps of %d × %d tokens on %d × %s, %s, %.2f epochs",
+        trainer.max_steps,
+        datamodule.global_batch_size,
+        datamodule.max_length,
+        hardware.world_size,
+        hardware.accelerator,
+        trainer.precision,
+        trainer.max_steps * datamodule.global_batch_size / datamodule.samples_per_epoch,
+    )
+    return trainer
+
+
+def total_steps(trainer: DictConfig, datamodule: PackedDataModule) -> int:
+    """Optimizer steps of the run: ``trainer.max_steps``, or as many as ``trainer.max_epochs`` take."""
+    steps, epochs = trainer.get("max_steps"), trainer.get("max_epochs")
+    for name, value in (("max_steps", steps), ("max_epochs", epochs)):
+        if value is not None and (isinstance(value, (bool, str)) or value <= 0):
+            raise UserError(f"trainer.{name} must be a positive number or null, found {value!r}")
+    if (steps is None) == (epochs is None):
+        raise UserError("give either trainer.max_steps or trainer.max_epochs, and set the other one to null")
+    if steps is not None:
+        return int(steps)
+    return max(1, math.ceil(epochs * datamodule.samples_per_epoch / datamodule.global_batch_size))
+
+
+def validate(trainer: L.Trainer, module: CausalLM, datamodule: PackedDataModule) -> dict[str, float]:
+    """Metrics of the model as it is now; none where nothing is held out."""
+    if not datamodule.validation_names or trainer.limit_val_batches == 0:
+        return {}
+    trainer.validate(module, datamodule, verbose=False)
+    return {name: value for name, value in floats(trainer.callback_metrics).items() if name.startswith("val/")}
+
+
+def find_checkpoint(cfg: DictConfig) -> str | None:
+    """The checkpoint to resume from: a path, or ``last`` for the newest one of this ``run_name``."""
+    given = cfg.get("ckpt_path")
+    if given is None:
+        return None
+    if given != "last":
+        if not Path(given).exists():
+            raise UserError(f"no checkpoint at ckpt_path={given}: look in outputs/train/{cfg.run_name}")
+        return str(given)
+    found = Path(cfg.paths.root_dir, "outputs", "train", cfg.run_name).glob("**/checkpoints/last.ckpt")
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise UserError(f"ckpt_path=last finds no checkpoint in outputs/train/{cfg.run_name}: start without it")
+    return str(newest)
+
+
+def floats(metrics: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def optimized(metrics: dict[str, float], name: str | None) -> float | None:
+    """The value a sweep optimises."""
+    if name is None:
+        return None
+    if name not in metrics:
+        raise UserError(f"optimized_metric={name} was not logged; there are {', '.join(sorted(metrics))}")
+    return metrics[name]
+
+
+if __name__ == "__main__":
+    main()
