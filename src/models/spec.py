@@ -73,6 +73,8 @@ class ModelSpec:
                 f"model path '{given}' does not exist: expected a Hugging Face folder, a .gguf file, a hub id "
                 "(owner/name) or a name that `python scripts/download.py --list` shows"
             )
+        elif local.is_file() and local.suffix != ".gguf":
+            raise UserError(f"model path '{given}' is a file of another kind: expected a folder or a .gguf file")
         else:
             self.path = str(local)
         self.name = self.name or local.resolve().name.removesuffix(".gguf")

@@ -1,0 +1,232 @@
+"""From a model in memory or a training checkpoint to folders other people's tools load.
+
+An export is a Hugging Face folder (safetensors, tokenizer, generation config, model card) or a PEFT adapter folder:
+``AutoModelForCausalLM.from_pretrained`` and ``PeftModel.from_pretrained`` need nothing of this project. Each is written
+under a temporary name and renamed when complete. A checkpoint, which is for resuming, only becomes one here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.errors import UserError
+from src.models.download import resolve
+from src.models.load import attach_adapter, check_adapter_folder, load_model, load_tokenizer
+from src.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EXPORT_MARKS = ("config.json", "adapter_config.json")
+STATE_PREFIX = "model."  # a LightningModule keeps its model as `self.model`
+
+
+def export(
+    spec: ModelSpec,
+    folder: str | Path,
+    adapter_path: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    dtype: str = "float32",
+    card_fields: dict[str, Any] | None = None,
+) -> Path:
+    """Write what was asked for: an adapter merged into its model, the weights of a checkpoint, or the model itself."""
+    if adapter_path and checkpoint:
+        raise UserError("adapter_path and checkpoint were both given: expected one of them")
+    if adapter_path:
+        return merge_adapter(spec, adapter_path, folder, dtype, card_fields)
+    if checkpoint:
+        return export_checkpoint(spec, checkpoint, folder, dtype, card_fields)
+    fields = {**_card_of(spec), **(card_fields or {})}
+    return export_model(load_model(spec, dtype), load_tokenizer(spec), folder, fields)
+
+
+def export_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    card_fields: dict[str, Any] | None = None,
+) -> Path:
+    """Write a Hugging Face folder in the model's own dtype, replacing an earlier export of the same name.
+
+    card_fields: ``base_model``, ``license``, ``training_data``, ``command``, ``note``; what is missing is left out.
+    Raises `UserError` when the folder holds something that is not an export.
+    """
+
+    def write(work: Path) -> None:
+        use_cache = model.config.use_cache  # off while training with checkpointed activations; slow if left off
+        model.config.use_cache = True
+        try:
+            model.save_pretrained(work)
+        finally:
+            model.config.use_cache = use_cache
+        tokenizer.save_pretrained(work)
+        (work / "README.md").write_text(model_card(Path(folder).name, card_fields or {}), encoding="utf-8")
+
+    return _write_atomically(Path(folder), write)
+
+
+def export_adapter(
+    peft_model: PeftModel,
+    folder: str | Path,
+    base: str | None = None,
+    card_fields: dict[str, Any] | None = None,
+) -> Path:
+    """Write a PEFT adapter folder that names its base model.
+
+    base: hub id or local folder to write as ``base_model_name_or_path`` (see `base_reference`); by default the folder
+    the base model was loaded from.
+    """
+    name = base or str(peft_model.base_model.config._name_or_path)  # type: ignore[union-attr]
+
+    def write(work: Path) -> None:
+        for config in peft_model.peft_config.values():
+            config.base_model_name_or_path = name
+        # "auto" would ask the hub whether the base model's vocabulary has grown
+        peft_model.save_pretrained(str(work), save_embedding_layers=False)
+        fields = {"base_model": name, "library_name": "peft", **(card_fields or {})}
+        (work / "README.md").write_text(model_card(Path(folder).name, fields), encoding="utf-8")
+
+    return _write_atomically(Path(folder), write)
+
+
+def base_reference(spec: ModelSpec) -> str:
+    """How an adapter names its base model: the hub id, which works anywhere, or else the local folder."""
+    return spec.hub_id or str(resolve(spec))
+
+
+def merge_adapter(
+    spec: ModelSpec,
+    adapter_path: str | Path,
+    folder: str | Path,
+    dtype: str = "float32",
+    card_fields: dict[str, Any] | None = None,
+) -> Path:
+    """Write the base model with an adapter's change added to its weights: one Hugging Face folder, no PEFT needed."""
+    check_adapter_folder(adapter_path)
+    peft_model: Any = attach_adapter(load_model(spec, dtype=dtype), adapter_path)
+    merged = peft_model.merge_and_unload(safe_merge=True)
+    return export_model(merged, load_tokenizer(spec), folder, {**_card_of(spec), **(card_fields or {})})
+
+
+def export_checkpoint(
+    spec: ModelSpec,
+    checkpoint: str | Path,
+    folder: str | Path,
+    dtype: str = "float32",
+    card_fields: dict[str, Any] | None = None,
+) -> Path:
+    """Write the weights of a Lightning checkpoint: all weights as a Hugging Face folder, adapter weights as a PEFT one.
+
+    `spec` is the model the run started from. An adapter's settings are read from the checkpoint's hyper-parameter
+    ``adapter`` (arguments of ``peft.LoraConfig``).
+    """
+    state, hyper_parameters = read_checkpoint(Path(checkpoint))
+    fields = {**_card_of(spec), **(card_fields or {})}
+    if not any("lora_" in key for key in state):
+        model = load_model(spec, dtype=dtype, from_scratch=True)
+        _load_state(model, state, checkpoint, spec)
+        return export_model(model, load_tokenizer(spec), folder, fields)
+    from peft import LoraConfig, get_peft_model
+
+    adapter = hyper_parameters.get("adapter")
+    if not adapter:
+        raise UserError(
+            f"checkpoint '{checkpoint}' holds adapter weights but not their settings (hyper-parameter adapter)"
+        )
+    peft_model = get_peft_model(load_model(spec, dtype=dtype), LoraConfig(task_type="CAUSAL_LM", **adapter))
+    _load_state(peft_model, state, checkpoint, spec)
+    return export_adapter(peft_model, folder, base=base_reference(spec), card_fields=fields)
+
+
+def read_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """State dict, without the LightningModule's prefix, and hyper-parameters of a Lightning checkpoint."""
+    import pickle
+
+    import torch
+
+    if not checkpoint.is_file():
+        what = "is a folder (sharded checkpoint)" if checkpoint.is_dir() else "does not exist"
+        raise UserError(f"checkpoint '{checkpoint}' {what}: expected one .ckpt file such as checkpoints/last.ckpt")
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        state = content["state_dict"]
+    except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(f"'{checkpoint}' is not a Lightning checkpoint ({str(error).splitlines()[0]})") from error
+    trained = {key.removeprefix(STATE_PREFIX): value for key, value in state.items() if key.startswith(STATE_PREFIX)}
+    return trained, dict(content.get("hyper_parameters") or {})
+
+
+def _load_state(model: Any, state: dict[str, Any], checkpoint: str | Path, spec: ModelSpec) -> None:
+    """Copy a state dict into a model of which it may lack only what is tied or, with an adapter, frozen."""
+    adapter_only = any("lora_" in key for key in state)
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise UserError(
+            f"checkpoint '{checkpoint}' does not fit model '{spec.name}' ({str(error).splitlines()[-1].strip()})"
+        ) from error
+    tied = {"lm_head.weight"} if getattr(model.config, "tie_word_embeddings", False) else set()
+    absent = [key for key in missing if ("lora_" in key if adapter_only else key not in tied)]
+    if absent or unexpected:
+        raise UserError(
+            f"checkpoint '{checkpoint}' does not fit model '{spec.name}': {len(absent)} weights are missing and "
+            f"{len(unexpected)} unknown, such as {(absent + unexpected)[0]}; give the model the run was started with"
+        )
+
+
+def model_card(title: str, fields: dict[str, Any]) -> str:
+    """A README.md whose front matter the hub understands."""
+    front = {key: fields.get(key) for key in ("license", "base_model", "library_name")}
+    front["library_name"] = front["library_name"] or "transformers"
+    license_name = str(front["license"] or "")
+    if " " in license_name:  # the hub knows short identifiers only
+        front["license"] = "other"
+    lines = [
+        "---",
+        *(f"{key}: {value}" for key, value in front.items() if value),
+        "pipeline_tag: text-generation",
+        "---",
+    ]
+    lines += ["", f"# {title}", ""]
+    if fields.get("note"):
+        lines += [str(fields["note"]), ""]
+    facts = {
+        "Base model": fields.get("base_model"),
+        "Licence": fields.get("license"),
+        "Training data": fields.get("training_data"),
+        "Made with": f"`{fields['command']}`" if fields.get("command") else None,
+    }
+    lines += [f"- {key}: {value}" for key, value in facts.items() if value]
+    return "\n".join([*lines, "", "Exported by KnowLM-Lightning.", ""])
+
+
+def _card_of(spec: ModelSpec) -> dict[str, Any]:
+    """What a model card can say of the model a run started from."""
+    base = spec.hub_id or (f"{spec.package['distribution']} {spec.package['version']}" if spec.package else spec.name)
+    return {"base_model": base, "license": spec.license, "command": " ".join(sys.argv)}
+
+
+def _write_atomically(folder: Path, write: Callable[[Path], None]) -> Path:
+    """`folder`, made by `write` under a temporary name; an earlier export there is replaced, anything else refused."""
+    occupied = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    if occupied and not any((folder / mark).is_file() for mark in EXPORT_MARKS):
+        raise UserError(f"'{folder}' exists and is not an earlier export: give another output folder or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    for leftover in (work, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    work.mkdir()
+    try:
+        write(work)
+        if folder.exists():
+            folder.rename(old)
+        work.rename(folder)
+    finally:
+        for leftover in (work, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return folder
