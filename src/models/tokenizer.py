@@ -1,7 +1,7 @@
 """Text to token ids without torch or transformers: what the corpus pipeline encodes with.
 
-One interface over two engines: `tokenizers` for a Hugging Face folder with ``tokenizer.json`` and `sentencepiece` for a
-bare ``tokenizer.model``. Both encode whole texts, add no special tokens, and read the spelling of a special token inside
+One interface over two engines: `tokenizers` for a Hugging Face folder with ``tokenizer.json``, `sentencepiece` for a
+bare ``tokenizer.model``. Both encode whole texts, add no special tokens, and read a special token's spelling inside
 a text (``</s>`` in a manual page) as the plain characters it is.
 
 Where each token ends in the text is the running sum of the bytes its tokens stand for, which is ten times cheaper than
@@ -114,7 +114,7 @@ class TextEncoder(ABC):
 def open_encoder(path: str | Path, name: str | None = None) -> TextEncoder:
     """Open the tokenizer of a Hugging Face folder, a ``tokenizer.json`` or a SentencePiece ``.model`` file.
 
-    A folder with ``tokenizer.json`` is opened with `tokenizers`, one with only ``tokenizer.model`` with `sentencepiece`.
+    A folder is opened with `tokenizers` where it has ``tokenizer.json``, else with `sentencepiece`.
 
     Args:
         name: what to call it; by default the name of the folder it lies in.
