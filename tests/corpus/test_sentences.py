@@ -1,0 +1,88 @@
+"""Sentence ends: lossless on any text, and where a reader would put them."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from src.corpus.sentences import sentence_ends
+from src.errors import UserError
+
+PIECES = st.sampled_from(
+    [
+        " ",
+        "\n",
+        "\r\n",
+        "\r",
+        "\n\n",
+        ".",
+        "!",
+        "?",
+        "…",
+        "。",
+        "！",
+        "”",
+        "」",
+        ")",
+        "Mr",
+        "e.g",
+        "A",
+        "word",
+        "小",
+        "😀",
+    ]
+    + ["e\u0301", "\x00", "\u2028", "\u2029", "\t", "1", "- ", "\u3000"]
+)
+
+
+def split(text, language):
+    raw = text.encode()
+    ends = [0, *sentence_ends(raw, language).tolist()]
+    return [raw[a:b].decode() for a, b in zip(ends, ends[1:], strict=False)]
+
+
+@pytest.mark.parametrize("language", ["zh", "en", "code"])
+@given(text=st.text(max_size=80) | st.lists(PIECES, max_size=40).map("".join))
+@settings(max_examples=200, deadline=None)
+def test_sentences_joined_are_the_text_and_none_is_empty(language, text):
+    ends = sentence_ends(text.encode(), language)
+    assert ends.dtype == np.int64
+    sentences = split(text, language)  # decoding proves that no border cuts a character
+    assert "".join(sentences) == text
+    assert all(sentences)
+
+
+@pytest.mark.parametrize(
+    ("language", "sentences"),
+    [
+        ("zh", ["今天天气好。", "我们去公园！", "你呢？"]),
+        ("zh", ["他说：“走吧。”", "然后走了……", "没人知道。\n", "第二段"]),
+        ("zh", ["版本 3.5 的 a.b 文件。", "See this.", " 下一句"]),
+        ("zh", ["床前明月光，疑是地上霜。\r\n", "\r\n", "舉頭望明月"]),
+        ("en", ["It rained.", " We left!", ' "Why?"', " Nobody knew."]),
+        ("en", ["Mr. Smith met Dr. J. R. Jones, Ph.D. in the U.S. capital.", " They talked."]),
+        ("en", ["See e.g. Fig. 3 or approx. 4.5 percent.", " Then stop."]),
+        ("en", ['"What?" he asked, and wrote\nit down on the next line.', " (Really.)", " Yes."]),
+        ("en", ["A heading without a dot\n\n", "The first sentence.\n\n", "The second."]),
+        ("en", ["Things:\n\n", "- one\n", "- two wraps\n  over lines\n", "1. three\n", "2. four"]),
+        ("code", ["def f():\n", "    return 1.5  # x. Y\n", "\n", "f()"]),
+        ("code", ["a\r\n", "b\r", "c\u2028", "d"]),
+    ],
+)
+def test_borders_lie_where_a_reader_puts_them(language, sentences):
+    assert split("".join(sentences), language) == sentences
+
+
+@pytest.mark.parametrize("language", ["zh", "en", "code"])
+@pytest.mark.parametrize("text", [" " * 400_000, ". " * 200_000, "\n" * 400_000, "a." * 200_000, "\n " * 200_000])
+def test_a_text_made_to_be_slow_is_split_in_linear_time(language, text):
+    start = time.process_time()
+    sentence_ends(text.encode(), language)
+    assert time.process_time() - start < 2
+
+
+def test_an_unknown_language_is_an_error():
+    with pytest.raises(UserError, match="'de' has no sentence rules: choose one of zh, en, code"):
+        sentence_ends(b"x", "de")
