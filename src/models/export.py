@@ -7,6 +7,8 @@ under a temporary name and renamed when complete. A checkpoint, which is for res
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
 from src.models.download import resolve
+from src.models.gguf import write_json
 from src.models.load import attach_adapter, check_adapter_folder, load_model, load_tokenizer
-from src.models.spec import ModelSpec
+from src.models.spec import HUB_ID, ModelSpec
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -65,9 +68,26 @@ def export_model(
         finally:
             model.config.use_cache = use_cache
         tokenizer.save_pretrained(work)
+        _say_it_for_older_readers(work)
         (work / "README.md").write_text(model_card(Path(folder).name, card_fields or {}), encoding="utf-8")
 
     return _write_atomically(Path(folder), write)
+
+
+def _say_it_for_older_readers(folder: Path) -> None:
+    """Repeat in transformers 4's words what version 5 renamed, for engines that pin the older one.
+
+    Without ``rope_theta`` those take its default, 10000, and without the class name they find no tokenizer.
+    """
+    config_file, tokenizer_file = folder / "config.json", folder / "tokenizer_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    if theta := (config.get("rope_parameters") or {}).get("rope_theta"):
+        write_json(config_file, {**config, "rope_theta": theta})
+    tokenizer = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    if tokenizer.get("tokenizer_class") == "TokenizersBackend":
+        for key in ("backend", "is_local", "local_files_only"):
+            tokenizer.pop(key, None)
+        write_json(tokenizer_file, {**tokenizer, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def export_adapter(
@@ -183,6 +203,8 @@ def model_card(title: str, fields: dict[str, Any]) -> str:
     """A README.md whose front matter the hub understands."""
     front = {key: fields.get(key) for key in ("license", "base_model", "library_name")}
     front["library_name"] = front["library_name"] or "transformers"
+    if not HUB_ID.fullmatch(str(front["base_model"])):  # the hub links this field to a model of its own
+        del front["base_model"]
     license_name = str(front["license"] or "")
     if " " in license_name:  # the hub knows short identifiers only
         front["license"] = "other"
@@ -208,7 +230,7 @@ def model_card(title: str, fields: dict[str, Any]) -> str:
 def _card_of(spec: ModelSpec) -> dict[str, Any]:
     """What a model card can say of the model a run started from."""
     base = spec.hub_id or (f"{spec.package['distribution']} {spec.package['version']}" if spec.package else spec.name)
-    return {"base_model": base, "license": spec.license, "command": " ".join(sys.argv)}
+    return {"base_model": base, "license": spec.license, "command": shlex.join(["python", *sys.argv])}
 
 
 def _write_atomically(folder: Path, write: Callable[[Path], None]) -> Path:

@@ -21,7 +21,7 @@ from src.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-CONVERTER_VERSION = 1  # part of the cache key: raise it when the folder this module writes changes
+CONVERTER_VERSION = 2  # part of the cache key: raise it when the folder this module writes changes
 SHARD_BYTES = 4 * 2**30
 
 LLAMA_TENSORS = {
@@ -88,6 +88,7 @@ def llama_config(reader: Any) -> dict[str, Any]:
     """The ``config.json`` of a GGUF Llama file."""
     heads = metadata(reader, "llama.attention.head_count")
     hidden = metadata(reader, "llama.embedding_length")
+    theta = metadata(reader, "llama.rope.freq_base", 10000.0)
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -102,7 +103,8 @@ def llama_config(reader: Any) -> dict[str, Any]:
         "max_position_embeddings": metadata(reader, "llama.context_length"),
         # stored as float32: 9.999999747378752e-06 stands for 1e-05
         "rms_norm_eps": float(f"{metadata(reader, 'llama.attention.layer_norm_rms_epsilon'):.6g}"),
-        "rope_parameters": {"rope_type": "default", "rope_theta": metadata(reader, "llama.rope.freq_base", 10000.0)},
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "rope_theta": theta,  # for readers that know transformers 4 only
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": all(tensor.name != "output.weight" for tensor in reader.tensors),

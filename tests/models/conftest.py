@@ -18,6 +18,7 @@ HEADS, KEY_VALUE_HEADS = 4, 2
 class TinyGguf:
     file: Path
     model: LlamaForCausalLM
+    other_tokenizer: Path  # the same model with a tokenizer only transformers can convert
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +42,10 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> TinyGguf:
         for parameter in model.parameters():
             parameter.mul_(5.0)  # so that logits depend on every part
     file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    _write(file, model, tokens)
-    return TinyGguf(file, model)
+    _write(file, model, tokens, "smollm")
+    other = file.with_name("other.gguf")
+    _write(other, model, tokens, "llama-bpe")
+    return TinyGguf(file, model, other)
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def tiny_spec(tiny_gguf: TinyGguf, tmp_path: Path) -> ModelSpec:
     return ModelSpec(path=str(tiny_gguf.file), cache_dir=str(tmp_path / "cache"))
 
 
-def _write(file: Path, model: LlamaForCausalLM, tokens: list[str]) -> None:
+def _write(file: Path, model: LlamaForCausalLM, tokens: list[str], pre_tokenizer: str) -> None:
     config = model.config
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_context_length(config.max_position_embeddings)
@@ -62,7 +65,7 @@ def _write(file: Path, model: LlamaForCausalLM, tokens: list[str]) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(pre_tokenizer)
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
     writer.add_token_merges(["Ġ t", "h e", "Ġt he", "Ġ Ġ"])

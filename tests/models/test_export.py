@@ -1,5 +1,6 @@
 """Exports load in plain transformers and peft and give the logits of the model they were made from."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ def test_an_exported_model_gives_the_same_logits_in_plain_transformers(tiny_spec
     assert tokenizer("the  12 你好")["input_ids"] == original("the  12 你好")["input_ids"]
     assert tokenizer.chat_template == original.chat_template
     assert {"generation_config.json", "model.safetensors", "README.md"} <= {file.name for file in folder.iterdir()}
+
+
+def test_an_export_speaks_to_older_readers_too(tiny_spec: ModelSpec, tmp_path: Path) -> None:
+    folder = export(tiny_spec, tmp_path / "export")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 10000.0
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_an_export_turns_the_cache_on_and_leaves_the_model_alone(tiny_spec: ModelSpec, tmp_path: Path) -> None:

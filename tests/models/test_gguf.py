@@ -88,6 +88,20 @@ def test_numbers_are_cut_into_digits_before_spaces_are_merged(converted: Path) -
     assert tokens == ["t", "he", "ĠĠ", "1", "2"]  # transformers' reader gives Ġ Ġ 1 2
 
 
+def test_what_is_not_read_here_goes_through_transformers(
+    tiny_gguf, converted: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("src.models.gguf._unusual", lambda reader: True)
+    convert(tiny_gguf.other_tokenizer, tmp_path)
+    whole = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float32).state_dict()
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert all(torch.equal(value, whole[name]) for name, value in theirs.state_dict().items())
+    assert not hasattr(theirs.config, "quantization_config")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.decode(tokenizer("the  12 你好")["input_ids"]) == "the  12 你好"
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2) and tokenizer.chat_template
+
+
 @pytest.mark.slow
 class TestSmolLM2:
     @pytest.fixture(scope="class")
