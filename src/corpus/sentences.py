@@ -21,8 +21,7 @@ Language = Literal["zh", "en", "code"]
 
 # After these the dot is never an end: a name, a number or an example follows.
 ABBREVIATIONS = frozenset(
-    word.encode()
-    for word in """
+    b"""
     adm al approx art assoc ave blvd brig ca capt cf ch cmdr co col corp cpl dept det dr ed eds eg eq eqs esp est etc ex
     fig figs fr ft gen gov hon ie inc incl jr lt ltd maj messrs min misc mlle mme mr mrs ms mt no nos op orig p par pl
     pp prof pt ref refs rep resp rev sec sen sgt sr st supt tab trans univ viz vol vols vs

@@ -26,8 +26,13 @@ PIECES = st.sampled_from(
         "very " * 9,
         "😀👩‍👩‍👧",
         "e\u0301",
+        "\x00",
+        "\u2028",
+        " ",
+        "</s>",
+        "<|endoftext|>",
+        "月" * 30,
     ]
-    + ["\x00", "\u2028", " ", "</s>", "<|endoftext|>", "月" * 30]
 )
 TEXT = st.lists(PIECES, max_size=25).map("".join) | st.text(max_size=80)
 
