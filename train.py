@@ -7,12 +7,14 @@
 import json
 import logging
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
@@ -45,15 +47,16 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """
     hardware = check_hardware(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes, cfg.get("needs", ""))
     checkpoint = find_checkpoint(cfg)
+    hush()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
 
-    model = instantiate(cfg.model)
-    datamodule: PackedDataModule = instantiate(cfg.data, model=model)
+    model = build(cfg.model)
+    datamodule: PackedDataModule = build(cfg.data, model=model)
     datamodule.setup()
-    module: CausalLM = instantiate(cfg.module, model=model)
-    callbacks: list[L.Callback] = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
-    loggers: list[Logger] = [instantiate(logger) for logger in cfg.logger.values() if logger]
+    module: CausalLM = build(cfg.module, model=model)
+    callbacks: list[L.Callback] = [build(callback) for callback in cfg.callbacks.values() if callback]
+    loggers: list[Logger] = [build(logger) for logger in cfg.logger.values() if logger]
     trainer = build_trainer(cfg, hardware, datamodule, callbacks, loggers)
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
@@ -66,7 +69,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     except Preempted as stop:
         log.warning("stopped at step %d; go on with the same command and ckpt_path=%s", stop.step, stop.checkpoint)
         raise
-    metrics = {**before, **floats(trainer.callback_metrics), **validate(trainer, module, datamodule)}
+    metrics = {**before, **floats(trainer.callback_metrics)}
+    if trainer.max_steps % cfg.trainer.val_every_n_steps:  # otherwise the last step was followed by a validation
+        metrics |= validate(trainer, module, datamodule)
     if cfg.save_last:
         trainer.save_checkpoint(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"))
     if trainer.is_global_zero:
@@ -91,13 +96,11 @@ def build_trainer(
     if settings["precision"] == "auto":
         settings["precision"] = suitable_precision(hardware.accelerator)
     settings["max_steps"] = total_steps(cfg.trainer, datamodule)
-    if settings.get("strategy") != "auto" and OmegaConf.is_config(settings["strategy"]):
-        settings["strategy"] = instantiate(settings["strategy"])
-    trainer: L.Trainer = instantiate(
-        DictConfig({"_target_": settings.pop("_target_")}),
-        **{key: value for key, value in settings.items() if key != "accelerator" and key != "devices"},
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
+    settings |= {"accelerator": hardware.accelerator, "devices": hardware.devices}
+    if OmegaConf.is_config(settings["strategy"]):
+        settings["strategy"] = build(settings["strategy"])
+    trainer = L.Trainer(
+        **settings,
         max_epochs=-1,
         accumulate_grad_batches=accumulation,
         # Lightning counts micro-batches here, people count optimizer steps.
@@ -107,6 +110,7 @@ def build_trainer(
         logger=loggers,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
     )
     log.info(
         "%d steps of %d × %d tokens on %d × %s, %s, %.2f epochs",
@@ -119,6 +123,11 @@ def build_trainer(
         trainer.max_steps * datamodule.global_batch_size / datamodule.samples_per_epoch,
     )
     return trainer
+
+
+def build(config: DictConfig, **more: Any) -> Any:
+    """Instantiate a config's ``_target_`` with plain Python values, and objects that Hydra must not turn into configs."""
+    return instantiate(config, _partial_=True, _convert_="all")(**more)
 
 
 def total_steps(trainer: DictConfig, datamodule: PackedDataModule) -> int:
@@ -140,6 +149,15 @@ def validate(trainer: L.Trainer, module: CausalLM, datamodule: PackedDataModule)
         return {}
     trainer.validate(module, datamodule, verbose=False)
     return {name: value for name, value in floats(trainer.callback_metrics).items() if name.startswith("val/")}
+
+
+def hush() -> None:
+    """Silence what libraries say about themselves, so that what is said about the run can be seen."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*is_gradient_checkpointing.*", ".*LeafSpec.*", "Experiment logs directory.*", ".*num_workers.*"):
+        warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("ignore", message="Checkpoint directory.*exists and is not empty.*")
 
 
 def find_checkpoint(cfg: DictConfig) -> str | None:

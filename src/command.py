@@ -24,7 +24,7 @@ from typing import Any
 import hydra
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue
 
 from src.errors import UserError
 
@@ -150,11 +150,13 @@ def sentence(error: BaseException, config_name: str = "") -> str | None:
     chain = list(_causes(error))
     if isinstance(error, ConfigCompositionException):
         return _composition_sentence(chain)
-    if isinstance(error, InstantiationException):
-        return _instantiation_sentence(chain)
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return _one_line(str(error))
-    return None
+    if isinstance(error, InstantiationException) and (found := _instantiation_sentence(chain)):
+        return found
+    for link in chain:
+        if isinstance(link, MissingMandatoryValue):
+            key = re.search(r"full_key: (\S+)", str(link))
+            return f"{key[1]} has no value: give {key[1]}=…" if key else _one_line(str(link))
+    return _one_line(str(error)) if isinstance(error, HydraException) else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

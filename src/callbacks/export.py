@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
-from src.models.export import export_adapter, export_model
+from src.models.export import base_reference, export_adapter, export_model
 from src.models.load import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -21,10 +21,11 @@ class Export(Callback):
     Args:
         folder: of the export.
         data: one line for the model card: what it was trained on.
+        command: for the model card: how it was made.
     """
 
-    def __init__(self, folder: str, data: str = "") -> None:
-        self.folder, self.data = Path(folder), data
+    def __init__(self, folder: str, data: str = "", command: str = "") -> None:
+        self.folder, self.data, self.command = Path(folder), data, command
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step < trainer.max_steps or not trainer.is_global_zero:
@@ -32,14 +33,16 @@ class Export(Callback):
         if isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.strategy.zero_stage_3:
             log.warning("ZeRO-3 keeps the weights in pieces: export with python scripts/export.py checkpoint=…")
             return
+        spec = pl_module.spec
         card = {
-            "base_model": pl_module.spec.name,
-            "license": pl_module.spec.license,
+            "base_model": base_reference(spec),
+            "license": spec.license,
             "training_data": self.data,
-            "steps": trainer.global_step,
+            "command": self.command,
+            "note": f"{trainer.global_step} optimizer steps",
         }
         if pl_module.hparams["adapter"]:
-            export_adapter(pl_module.model, pl_module.spec, self.folder, card)
+            export_adapter(pl_module.model, self.folder, base_reference(spec), card)
         else:
-            export_model(pl_module.model, load_tokenizer(pl_module.spec), self.folder, card)
+            export_model(pl_module.model, load_tokenizer(spec), self.folder, card)
         log.info("exported to %s", self.folder)

@@ -129,11 +129,16 @@ def control_id(token: str, tokenizer: "Tokenizer") -> int | None:
     """The id of a control token; None for ``{bos}`` where the tokenizer does not add one by itself."""
     if token == "{bos}":
         return tokenizer.bos_token_id if adds_bos(tokenizer) else None
-    number = tokenizer.eos_token_id if token == "{eos}" else tokenizer.get_vocab().get(token)
+    number = tokenizer.eos_token_id if token == "{eos}" else _token_id(token, tokenizer)
     if number is None:
         name = "end token" if token == "{eos}" else f"token '{token}'"
         raise UserError(f"the tokenizer has no {name}, which the prompt template needs: choose another template")
     return int(number)
+
+
+@functools.lru_cache(maxsize=256)
+def _token_id(token: str, tokenizer: "Tokenizer") -> int | None:
+    return tokenizer.get_vocab().get(token)  # copies the whole vocabulary: 40 ms, so once a token
 
 
 def text_ids(text: str, tokenizer: "Tokenizer", fresh: bool = True) -> list[int]:

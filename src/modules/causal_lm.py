@@ -29,7 +29,7 @@ Batch = dict[str, Tensor]
 class CausalLM(L.LightningModule):
     """Trains every weight of a causal language model on packed rows.
 
-    Logs ``train/loss`` and ``train/grad_norm`` each step; at each validation and for each validation source
+    Logs ``train/loss``, ``train/lr`` and ``train/grad_norm`` each step; at each validation and for each validation source
     ``val/SOURCE/loss`` (nats per token), ``val/SOURCE/perplexity`` and ``val/SOURCE/bits_per_byte`` (comparable between
     tokenizers), and ``val/loss``, ``val/bits_per_byte``: their means over the sources.
 
@@ -118,6 +118,7 @@ class CausalLM(L.LightningModule):
         losses, _ = token_losses(self._network(), batch)
         loss = losses.sum() / batch["loss_tokens"][0]
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=self._is_distributed())
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
     # Validation
