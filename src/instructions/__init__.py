@@ -1,0 +1,1 @@
+"""Making and selecting instruction data."""
