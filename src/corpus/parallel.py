@@ -75,10 +75,10 @@ def _start(board: Any) -> None:
 
 
 def _run(job: Job, worker: int) -> Result:
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
 
     def update(progress: Progress, last: bool) -> None:
-        if _shared[0] or os.getppid() != parent:
+        if _shared[0] or (parent is not None and os.getppid() != parent.pid):
             raise _StoppedError
         start = 1 + worker * len(FIELDS)
         _shared[start : start + len(FIELDS)] = [getattr(progress, name) for name in FIELDS]

@@ -52,12 +52,13 @@ class SourceProgress:
 
 
 def summary_table(manifests: Iterable[Manifest]) -> Table:
-    """One row a source and split: documents, text, tokens, segments, fill, bytes a token, records left out."""
+    """One row a source and split: documents, MB of text, tokens, segments, mean fill of them, bytes of text a token;
+    and for each source the records left out: bad ones, which could not be read, and empty ones."""
     table = Table(title="token shards", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("source", no_wrap=True)
-    table.add_column("split", no_wrap=True)
-    for heading in ("docs", "text MB", "tokens", "segments", "mean fill", "bytes/ token", "bad", "empty"):
-        table.add_column(heading, justify="right")
+    for heading in ("source", "split"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("docs", "MB", "tokens", "segments", "fill", "bytes/ token", "bad", "empty"):
+        table.add_column(heading, justify="right", no_wrap=heading in ("docs", "tokens", "segments"), min_width=4)
     for manifest in manifests:
         for split, counts in sorted(manifest.splits.items()):
             first = split == min(manifest.splits)

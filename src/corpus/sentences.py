@@ -30,27 +30,23 @@ ABBREVIATIONS = frozenset(
 )
 
 
-def _any_of(characters: str) -> bytes:
-    """Pattern over UTF-8 bytes for one of these characters."""
-    return b"(?:" + b"|".join(re.escape(character.encode()) for character in characters) + b")"
+# Chinese is searched as characters, where a class of wide marks is one step; English and code as bytes.
+_WIDE_LINE_END = r"(?:\r\n?|[\n\u2028\u2029])"
+_WIDE_CLOSERS = r"[\"')\]”’」』）》】〕]*"
+_CHINESE = re.compile(
+    r"(?=[。！？；….!?\r\n\u2028\u2029])(?:"
+    rf"(?:[。！？；…]+{_WIDE_CLOSERS}|[.!?]+{_WIDE_CLOSERS}(?=\s))(?:[ \t]*{_WIDE_LINE_END})?|{_WIDE_LINE_END})"
+)
 
+_CODE = re.compile(rb"\r\n?|\n|\xe2\x80[\xa8\xa9]")
 
-_LINE_END = rb"(?:\r\n?|\n|\xe2\x80[\xa8\xa9])"
-_CLOSERS = _any_of("\"')]”’」』）》】〕") + b"*"
 _BLANK_LINES = rb"\r?\n(?:[ \t]*\r?\n)+"
 _LIST_ITEM = rb"\r?\n(?=[ \t]*(?:[-*+#>|=~]|\xe2\x80\xa2|\.\. |\d{1,3}[.)][ \t]))"
-
-_PATTERNS = {
-    "code": re.compile(_LINE_END),
-    "zh": re.compile(
-        b"(?:" + _any_of("。！？；…") + b"+" + _CLOSERS + rb"|[.!?]+" + _CLOSERS + rb"(?=\s))"
-        rb"(?:[ \t]*" + _LINE_END + b")?|" + _LINE_END
-    ),
-    "en": re.compile(
-        rb"(?P<mark>[.!?]+)" + _CLOSERS + rb"(?:(?P<paragraph>[ \t]*" + _BLANK_LINES + rb")"
-        rb"|(?=\s)(?!\s+[\"'(\[]?[a-z]))|" + _BLANK_LINES + b"|" + _LIST_ITEM
-    ),
-}
+_CLOSERS = rb"(?:[\"')\]]|\xe2\x80[\x99\x9d])*"
+_ENGLISH = re.compile(
+    rb"(?=[.!?\r\n])(?:(?P<mark>[.!?]+)" + _CLOSERS + rb"(?:(?P<paragraph>[ \t]*" + _BLANK_LINES + rb")"
+    rb"|(?=\s)(?!\s+[\"'(\[]?[a-z]))|" + _BLANK_LINES + rb"|" + _LIST_ITEM + rb")"
+)
 _LAST_WORD = re.compile(rb"(?:^|(?<=[^A-Za-z0-9.]))(?:[A-Za-z.]+|\d{1,3})$")
 _WORD_REACH = 12  # bytes before a dot in which an abbreviation must lie
 
@@ -61,18 +57,26 @@ def sentence_ends(raw: bytes, language: Language) -> np.ndarray:
     Raises:
         UserError: an unknown language.
     """
-    pattern = _PATTERNS.get(language)
-    if pattern is None:
+    if language not in get_args(Language):
         raise UserError(f"language '{language}' has no sentence rules: choose one of {', '.join(get_args(Language))}")
     if not raw:
         return np.zeros(0, dtype=np.int64)
-    if language == "en":
-        ends = [match.end() for match in pattern.finditer(raw) if _ends_sentence(raw, match)]
+    if language == "zh":
+        ends = [match.end() for match in _CHINESE.finditer(raw.decode("utf-8"))]
+        ends = _byte_offsets(raw)[ends].tolist() if ends else []
+    elif language == "en":
+        ends = [match.end() for match in _ENGLISH.finditer(raw) if _ends_sentence(raw, match)]
     else:
-        ends = [match.end() for match in pattern.finditer(raw)]
+        ends = [match.end() for match in _CODE.finditer(raw)]
     if not ends or ends[-1] != len(raw):
         ends.append(len(raw))
     return np.array(ends, dtype=np.int64)
+
+
+def _byte_offsets(raw: bytes) -> np.ndarray:
+    """Byte offset of each character and of the end, int64 ``[characters + 1]``."""
+    starts = np.flatnonzero((np.frombuffer(raw, dtype=np.uint8) & 0xC0) != 0x80)
+    return np.append(starts, len(raw))
 
 
 def _ends_sentence(raw: bytes, match: re.Match[bytes]) -> bool:

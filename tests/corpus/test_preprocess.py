@@ -153,8 +153,8 @@ def test_a_killed_run_leaves_nothing_that_opens_and_the_next_one_clears_it_away(
         "from src.corpus.preprocess import *\n"
         "if __name__ == '__main__':\n"
         f"    spec = SourceSpec('en', {str(raw)!r}, 'en')\n"
-        f"    folders = dict(tokenizer=Path({str(byte_level_folder)!r}), output_dir=Path({str(tmp_path / 'shards')!r}))\n"
-        f"    preprocess_corpus([spec], Settings(**folders, workers={workers}, min_validation_bytes=0))\n"
+        f"    folders = [Path({str(byte_level_folder)!r}), Path({str(tmp_path / 'shards')!r})]\n"
+        f"    preprocess_corpus([spec], Settings(*folders, workers={workers}, min_validation_bytes=0))\n"
     )
     (tmp_path / "run.py").write_text(script)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
