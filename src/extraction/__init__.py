@@ -1,0 +1,1 @@
+"""Text to triples: parsing what a model wrote, and scores."""
