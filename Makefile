@@ -12,6 +12,8 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (once)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# the reader that our shards are checked against; it needs nothing that is not there already
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps megatron-core==0.16.1
 	@touch $@
 
 env: $(VENV)/.done  ## make the environment in .venv

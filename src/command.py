@@ -44,7 +44,7 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
         def main() -> None:
             arguments = sys.argv[1:]
             if "--help" in arguments or "-h" in arguments:
-                print(help_text(config_name, Path(sys.argv[0]).name))
+                print(help_text(config_name, sys.argv[0]))
                 return
             sys.argv[1:] = list(rewrite_arguments(arguments))
             show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -114,7 +114,9 @@ def help_text(config_name: str, program: str) -> str:
     """The leading comment of the root config, then its groups with the options of each."""
     text = (CONFIGS / f"{config_name}.yaml").read_text(encoding="utf-8")
     groups = []
-    for entry in OmegaConf.load(CONFIGS / f"{config_name}.yaml").get("defaults", []):
+    root = OmegaConf.load(CONFIGS / f"{config_name}.yaml")
+    assert isinstance(root, DictConfig)
+    for entry in root.get("defaults", []):
         if isinstance(entry, DictConfig):
             group, default = next(iter(entry.items()))
             group = str(group).removeprefix("optional ").removeprefix("override ").lstrip("/")

@@ -35,7 +35,7 @@ class Export(Callback):
             return
         spec = pl_module.spec
         card = {
-            "base_model": base_reference(spec),
+            "base_model": spec.hub_id or spec.name,
             "license": spec.license,
             "training_data": self.data,
             "command": self.command,

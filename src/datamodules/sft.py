@@ -148,9 +148,10 @@ def encode_records(
     labels: list[NDArray[np.int32]] = []
     for number, record in enumerate(track(records, f"encoding {path.name}", disable=len(records) < 2000), 1):
         try:
-            encoded = template.encode(messages_from_record(record), tokenizer)
-            if not any(encoded.loss_mask):
+            messages = messages_from_record(record)
+            if not any(message.role == "assistant" and message.content.strip() for message in messages):
                 raise UserError("it has no answer to learn")
+            encoded = template.encode(messages, tokenizer)
         except UserError as error:
             report.bad += 1
             report.first_bad = report.first_bad or f"record {number}: {error}"

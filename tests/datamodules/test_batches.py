@@ -1,0 +1,70 @@
+"""Packed rows, loss counts, and which rank sees which sample."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.datamodules.batches import IGNORED, EvaluationDataset, PackedDataset, RankBatches, packed_row
+from src.datamodules.order import SampleOrder
+from src.datamodules.packing import pack
+from src.datamodules.sft import EncodedExamples
+
+
+def encoded(lengths: list[int]) -> EncodedExamples:
+    """Examples whose second half is the answer."""
+    ids = np.arange(10, 10 + sum(lengths), dtype=np.int32)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    labels = ids.copy()
+    for start, length in zip(starts, lengths, strict=False):
+        labels[start : start + length // 2] = IGNORED
+    return EncodedExamples(ids, labels, starts)
+
+
+def dataset(lengths: list[int], block: int = 4, micro_batches: int = 2) -> PackedDataset:
+    segments = encoded(lengths)
+    rows = pack(segments.lengths, 16)
+    return PackedDataset([segments], [rows], SampleOrder([len(rows)], [1.0], block, 0), 16, 0, micro_batches)
+
+
+def test_positions_restart_and_first_tokens_have_no_loss() -> None:
+    row = packed_row(encoded([4, 6]), np.array([1, 0]), 12, pad_id=9)
+    assert row["input_ids"].tolist() == [14, 15, 16, 17, 18, 19, 10, 11, 12, 13, 9, 9]
+    assert row["position_ids"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 0, 1]
+    assert row["labels"].tolist() == [-100, -100, -100, 17, 18, 19, -100, -100, 12, 13, -100, -100]
+
+
+@given(st.lists(st.integers(1, 16), min_size=1, max_size=40))
+def test_loss_tokens_of_a_global_batch_are_those_of_its_labels(lengths: list[int]) -> None:
+    data = dataset(lengths)
+    for batch in range(3):
+        samples = [data[index] for index in range(batch * 4, batch * 4 + 4)]
+        supervised = sum(int((sample["labels"] != IGNORED).sum()) for sample in samples)
+        assert all(float(sample["loss_tokens"]) == max(supervised, 1) / 2 for sample in samples)
+
+
+@given(st.integers(0, 5), st.sampled_from([(1, 12), (2, 6), (3, 4), (6, 1)]))
+def test_a_global_batch_holds_the_same_samples_on_any_number_of_ranks(batch: int, layout: tuple[int, int]) -> None:
+    world_size, micro_batch_size = layout
+    steps = 12 // (world_size * micro_batch_size)
+    seen: list[int] = []
+    for rank in range(world_size):
+        batches = iter(RankBatches(batch * 12, micro_batch_size, rank, world_size))
+        seen += itertools.chain.from_iterable(itertools.islice(batches, steps))
+    assert sorted(seen) == list(range(batch * 12, batch * 12 + 12))
+
+
+def test_evaluation_pads_with_rows_without_loss() -> None:
+    segments = encoded([16, 16, 16])
+    data = EvaluationDataset(segments, pack(segments.lengths, 16), 16, 0, count=4)
+    assert len(data) == 4
+    assert bool((data[3]["labels"] == IGNORED).all())
+    assert sum(int((data[index]["labels"] != IGNORED).sum()) for index in range(4)) == 3 * 8
+
+
+@pytest.mark.parametrize("length", [1, 16])
+def test_segments_of_extreme_lengths_fit(length: int) -> None:
+    row = packed_row(encoded([length]), np.array([0]), 16, pad_id=0)
+    assert row["position_ids"].tolist() == list(range(length)) + list(range(16 - length))
