@@ -6,7 +6,7 @@ is strict: the three fields must be equal as text after Unicode NFKC, with outer
 inner spaces made single. Letter case counts. ``NAN`` and its like stand for "none" and are dropped.
 
 Scores are micro-averaged over records, each record's answer taken as a set (no credit or blame for repeats):
-precision = found and right / found, recall = found and right / expected, F1 = 2PR/(P+R), and 0 where a denominator is 0.
+precision = right / found, recall = right / expected, F1 = 2PR/(P+R), each 0 where its denominator is 0.
 A record is an *exact match* when its two sets are equal, whatever the order and whatever stands around the triples.
 """
 

@@ -1,0 +1,1 @@
+"""Prompts to text: decoding presets, engines, files of prompts, cases and chat."""

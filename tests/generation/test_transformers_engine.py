@@ -1,0 +1,104 @@
+"""The engine on the 135M model: batches, streams, seeds, limits; parity with transformers' own generate."""
+
+import threading
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from src.errors import UserError
+from src.generation.engine import Decoding, Request
+from src.generation.transformers_engine import TransformersEngine
+from src.models.templates import Message, load_template
+
+pytestmark = pytest.mark.slow
+PROMPTS = ["Water boils at", "The capital of France is a city that", "春眠不觉晓，", "Repeat: 🙂🙂🙂🙂"]
+SHORT = Decoding(max_new_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def loaded(smollm2_dir):
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+    return AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.float32), tokenizer
+
+
+def engine(loaded, **options):
+    model, tokenizer = loaded
+    return TransformersEngine(model, tokenizer, load_template(None, tokenizer), **options)
+
+
+def texts(engine, decoding=SHORT, prompts=PROMPTS):
+    result = {}
+    for event in engine.generate([Request(prompt, prompt=prompt, decoding=decoding) for prompt in prompts]):
+        result[event.request_id] = result.get(event.request_id, "") + event.text_delta
+    return result
+
+
+@pytest.mark.parametrize("decoding", [SHORT, Decoding(max_new_tokens=12, repetition_penalty=1.3)])
+def test_a_batch_gives_what_each_prompt_gives_alone(loaded, decoding):
+    assert texts(engine(loaded, batch_size=4), decoding) == texts(engine(loaded, batch_size=1), decoding)
+
+
+@pytest.mark.parametrize("decoding", [SHORT, Decoding(max_new_tokens=8, num_beams=2)])
+def test_greedy_and_beams_are_those_of_plain_transformers(loaded, decoding):
+    model, tokenizer = loaded
+    inputs = tokenizer(PROMPTS[1], return_tensors="pt")
+    output = model.generate(
+        **inputs, max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams, do_sample=False
+    )
+    expected = tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+    assert texts(engine(loaded), decoding, PROMPTS[1:2]) == {PROMPTS[1]: expected}
+
+
+def test_streamed_deltas_join_to_the_text_that_comes_at_once(loaded):
+    assert texts(engine(loaded, stream=True)) == texts(engine(loaded))
+
+
+def test_a_seeded_sample_does_not_depend_on_its_neighbours_and_leaves_torch_alone(loaded):
+    decoding = Decoding(max_new_tokens=10, do_sample=True, temperature=0.9, top_p=0.95, top_k=50, seed=7)
+    before = torch.random.get_rng_state()
+    together = texts(engine(loaded), decoding)
+    assert together == texts(engine(loaded, batch_size=1), decoding)
+    assert torch.equal(before, torch.random.get_rng_state())
+    other = Decoding(max_new_tokens=10, do_sample=True, temperature=0.9, top_p=0.95, top_k=50, seed=8)
+    assert together != texts(engine(loaded), other)
+
+
+def test_rows_of_one_batch_end_on_their_own_limits_and_stop_texts(loaded):
+    requests = [
+        Request("short", prompt=PROMPTS[0], decoding=Decoding(max_new_tokens=3)),
+        Request("stopped", prompt="1, 2, 3, 4, 5, 6,", decoding=Decoding(max_new_tokens=30, stop=[" 9"])),
+        Request("chat", messages=[Message("user", "Say only: yes")], decoding=Decoding(max_new_tokens=40)),
+    ]
+    events = {event.request_id: event for event in engine(loaded).generate(requests)}
+    assert (events["short"].finish_reason, events["short"].completion_tokens) == ("length", 3)
+    assert events["stopped"].finish_reason == "stop" and events["stopped"].text_delta == " 7, 8,"
+    assert events["chat"].finish_reason == "stop" and events["chat"].prompt_tokens > 10
+
+
+def test_generating_leaves_every_module_in_the_mode_it_was_in(loaded):
+    model, _ = loaded
+    model.train()
+    model.model.layers[0].eval()
+    texts(engine(loaded), Decoding(max_new_tokens=2), PROMPTS[:1])
+    assert model.training and not model.model.layers[0].training and model.model.layers[1].training
+    model.eval()
+
+
+def test_leaving_a_stream_ends_the_run(loaded):
+    events = engine(loaded, stream=True).generate(
+        [Request("1", prompt="Once upon a time", decoding=Decoding(max_new_tokens=2000))]
+    )
+    next(events)
+    events.close()
+    assert not [thread for thread in threading.enumerate() if "work" in thread.name]
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(loaded):
+    with pytest.raises(UserError, match=r"9001 tokens.*8192"):
+        texts(engine(loaded), SHORT, ["a" + " b" * 9000])
+
+
+def test_messages_without_a_template_are_refused(loaded):
+    with pytest.raises(UserError, match="template"):
+        list(TransformersEngine(*loaded).generate([Request("1", messages=[Message("user", "hi")])]))
