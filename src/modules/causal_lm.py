@@ -62,6 +62,7 @@ class CausalLM(L.LightningModule):
         self.save_hyperparameters({"model": asdict(model), "adapter": None})
         self.model: nn.Module | None = None
         self.validation_names: list[str] = []
+        self._step_loss: Tensor = torch.zeros(())  # mean over the micro-batches of the running optimizer step
         self._sums: dict[str, Tensor] = {}
         self._byte_lengths: Tensor | None = None
 
@@ -117,8 +118,12 @@ class CausalLM(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses, _ = token_losses(self._network(), batch)
         loss = losses.sum() / batch["loss_tokens"][0]
-        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=self._is_distributed())
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        accumulation = self.trainer.accumulate_grad_batches
+        self._step_loss = self._step_loss.to(loss.device) + loss.detach() / accumulation
+        if (batch_idx + 1) % accumulation == 0:
+            self.log("train/loss", self._step_loss, prog_bar=True, sync_dist=self.trainer.world_size > 1)
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self._step_loss = loss.new_zeros(())
         return loss
 
     # Validation
@@ -156,6 +161,3 @@ class CausalLM(L.LightningModule):
         if self.model is None:
             raise UserError("the module has no model yet: call configure_model() or run it through a Trainer")
         return self.model
-
-    def _is_distributed(self) -> bool:
-        return self.trainer.world_size > 1
