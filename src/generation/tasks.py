@@ -1,0 +1,155 @@
+"""Requests out of files and built-in cases, and answers into files that a second run continues."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from src.errors import UserError
+from src.generation.engine import Decoding, Engine, Request
+from src.models.templates import Message, messages_from_record
+
+CASES = Path(__file__).resolve().parents[2] / "configs" / "cases"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One finished request: the question as shown to people, the text, and how it ended."""
+
+    id: str
+    prompt: str
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def make_request(record: dict[str, Any], name: str, chat: bool, decoding: Decoding, system: str | None) -> Request:
+    """A request from a record with ``prompt``, ``instruction`` (and ``input``) or ``messages``.
+
+    An answer in the record is left out. Without chat the text goes to the model as it is, and a conversation of
+    several messages is an error.
+    """
+    if "prompt" in record:
+        if not isinstance(record["prompt"], str) or not record["prompt"]:
+            raise UserError(f"'prompt' of '{name}' is empty or not text")
+        messages = [Message("user", record["prompt"])]
+    else:
+        messages = messages_from_record({key: value for key, value in record.items() if key != "output"})
+        messages = messages[:-1] if messages[-1].role == "assistant" else messages
+    if not chat:
+        if len(messages) != 1 or messages[0].role != "user":
+            raise UserError(f"'{name}' is a conversation, and the model is used without a template: set chat=true")
+        return Request(name, prompt=messages[0].text, decoding=decoding)
+    if system and messages[0].role != "system":
+        messages = [Message("system", system), *messages]
+    return Request(name, messages=messages, decoding=decoding)
+
+
+def read_requests(path: str | Path, chat: bool, decoding: Decoding, system: str | None = None) -> list[Request]:
+    """Requests of a .txt file (one prompt a line, empty lines skipped) or a .jsonl file (one record a line)."""
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"prompts file '{path}' does not exist: give a .txt or .jsonl file")
+    lines = [(number, line) for number, line in enumerate(file.read_text("utf-8-sig").split("\n"), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"prompts file '{path}' is empty: give at least one prompt")
+    requests = []
+    for number, line in lines:
+        record = {"prompt": line.rstrip("\r")} if file.suffix == ".txt" else _record(line, f"{path}:{number}")
+        try:
+            requests.append(make_request(record, str(record.get("id", number)), chat, decoding, system))
+        except UserError as error:
+            raise UserError(f"{path}:{number}: {error}") from error
+    return requests
+
+
+def _record(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON ({error.msg}): .jsonl files hold one object a line") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{where} is {type(record).__name__}: each line must be an object with a prompt or instruction")
+    return record
+
+
+def read_cases(name: str, decoding: Decoding, can_chat: bool, system: str | None = None) -> list[Request]:
+    """The requests of a built-in set or of a YAML file like it; their own decoding settings go over ``decoding``."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else CASES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CASES.glob("*.yaml")))
+        raise UserError(f"cases '{name}' do not exist: choose one of {known}, or give a YAML file")
+    content = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+    requests = []
+    for case in content["cases"]:
+        settings = {**content.get("decoding", {}), **case.get("decoding", {})}
+        if decoding.do_sample:  # beams and sampling exclude each other, and the person asked for sampling
+            settings.pop("num_beams", None)
+        chat = bool(content.get("chat")) and can_chat
+        requests.append(make_request(case, case["name"], chat, replace(decoding, **settings), system))
+    return requests
+
+
+def shown(request: Request) -> str:
+    """The request as a person would write it: the prompt, or the last message."""
+    return request.prompt if request.prompt is not None else list(request.messages or [])[-1].text
+
+
+def answers(engine: Engine, requests: Sequence[Request]) -> Iterator[Answer]:
+    """Run the requests and give each answer as soon as it is whole."""
+    questions = {request.id: shown(request) for request in requests}
+    texts: dict[str, str] = {}
+    for event in engine.generate(requests):
+        text = texts[event.request_id] = texts.get(event.request_id, "") + event.text_delta
+        if event.finish_reason is not None:
+            counts = event.prompt_tokens, event.completion_tokens
+            yield Answer(event.request_id, questions[event.request_id], text, event.finish_reason, *counts)
+
+
+def run_to_file(
+    engine: Engine, requests: Sequence[Request], path: str | Path, done: Callable[[Answer], None]
+) -> tuple[int, int]:
+    """Append each answer to a JSONL file as it comes, skipping ids that the file already has.
+
+    ``done`` is called after each. Returns how many were generated and how many were there before. A last line that a
+    killed run left unfinished is taken away.
+    """
+    file = Path(path)
+    present = _present(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    missing = [request for request in requests if request.id not in present]
+    with file.open("a", encoding="utf-8") as out:
+        for answer in answers(engine, missing):
+            out.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+            out.flush()
+            done(answer)
+    return len(missing), len(requests) - len(missing)
+
+
+def _present(file: Path) -> set[str]:
+    if not file.is_file():
+        return set()
+    whole, _, _unfinished = file.read_bytes().rpartition(b"\n")
+    ids = set()
+    for number, line in enumerate(whole.decode("utf-8").split("\n") if whole else [], 1):
+        record = _record(line, f"{file}:{number}")
+        if "id" not in record:
+            raise UserError(f"output file '{file}' holds something else than answers: give another name")
+        ids.add(str(record["id"]))
+    file.write_bytes(whole + b"\n" if whole else b"")
+    return ids
+
+
+def as_markdown(title: str, results: Sequence[Answer]) -> str:
+    """Answers as a document: a heading, the prompt and the answer of each."""
+    parts = [f"# {title}"]
+    for answer in results:
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", answer.prompt + answer.text)), default=0))
+        parts.append(f"## {answer.id}\n\n{fence}\n{answer.prompt}\n{fence}\n\n{fence}\n{answer.text}\n{fence}")
+        parts.append(f"{answer.completion_tokens} tokens, ended by {answer.finish_reason}")
+    return "\n\n".join(parts) + "\n"
