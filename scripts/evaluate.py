@@ -5,16 +5,16 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hydra.utils import instantiate  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import Progress  # noqa: E402
-from rich.table import Table  # noqa: E402
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
 
-from src.command import command  # noqa: E402
-from src.errors import UserError  # noqa: E402
+from src.command import command
+from src.errors import UserError
 
 COLUMNS = ("records", "f1", "precision", "recall", "exact_match", "text_exact_match")
 
@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
 
     records = read_records(cfg.records, cfg.limit)
     engine, _ = load_engine(
-        instantiate(cfg.model), cfg.adapter_path, cfg.template, True, cfg.dtype, cfg.device, cfg.batch_size
+        instantiate(cfg.model), cfg.adapter_path, cfg.prompt_template, True, cfg.dtype, cfg.device, cfg.batch_size
     )
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("answering", total=len(records))
@@ -47,6 +47,7 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    # Hydra would take `data=` for the config group of training's data modules
-    sys.argv = [re.sub(r"^data=", "records=", argument) for argument in sys.argv]
+    # `data` and `template` alone are folders of configs/, which Hydra would take for config groups of this command
+    names = {"data=": "records=", "template=": "prompt_template="}
+    sys.argv = [re.sub("^(data=|template=)", lambda found: names[found[0]], argument) for argument in sys.argv]
     main()

@@ -4,12 +4,12 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from omegaconf import DictConfig  # noqa: E402
+from omegaconf import DictConfig
 
-from src.command import command  # noqa: E402
-from src.instructions.synthetic_ie import write  # noqa: E402
+from src.command import command
+from src.instructions.synthetic_ie import write
 
 
 @command("make_instructions")

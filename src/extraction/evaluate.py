@@ -59,7 +59,7 @@ def read_records(path: str | Path, limit: int | None = None) -> list[dict[str, A
     file = Path(path)
     if not file.is_file():
         raise UserError(f"data file '{path}' does not exist: python scripts/make_instructions.py makes one")
-    records = []
+    records: list[dict[str, Any]] = []
     for number, line in enumerate(file.read_text("utf-8-sig").split("\n"), 1):
         if not line.strip() or (limit is not None and len(records) >= limit):
             continue

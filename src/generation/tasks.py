@@ -13,7 +13,7 @@ from src.errors import UserError
 from src.generation.engine import Decoding, Engine, Request
 from src.models.templates import Message, messages_from_record
 
-CASES = Path(__file__).resolve().parents[2] / "configs" / "cases"
+CASES = Path(__file__).parent / "cases"  # not in configs/: `cases` would then be a config group to Hydra
 
 
 @dataclass(frozen=True)

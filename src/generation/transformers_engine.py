@@ -81,7 +81,8 @@ class TransformersEngine:
                 if self.stream:
                     yield from self._in_thread(batch)
                 else:
-                    self._run(batch, deltas := [], threading.Event())
+                    deltas: list[Event] = []
+                    self._run(batch, deltas, threading.Event())
                     texts = {row.request.id: "" for row in batch}
                     for event in deltas:
                         texts[event.request_id] += event.text_delta
@@ -166,7 +167,8 @@ class TransformersEngine:
             use_cache=True,
         )
         with torch.no_grad():
-            output: Any = self.model.generate(
+            generate: Any = self.model.generate
+            output = generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=config,

@@ -33,7 +33,7 @@ def test_text_files_hold_a_prompt_a_line_and_jsonl_files_a_record(tmp_path):
 @pytest.mark.parametrize("content", ["", "not json", "[1]", '{"output": "x"}', '{"prompt": ""}'])
 def test_a_bad_prompts_file_is_a_sentence(tmp_path, content):
     (tmp_path / "p.jsonl").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match="p.jsonl"):
+    with pytest.raises(UserError, match=r"p\.jsonl"):
         read_requests(tmp_path / "p.jsonl", chat=True, decoding=Decoding())
 
 
