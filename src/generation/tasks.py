@@ -79,7 +79,10 @@ def _record(line: str, where: str) -> dict[str, Any]:
 
 
 def read_cases(name: str, decoding: Decoding, can_chat: bool, system: str | None = None) -> list[Request]:
-    """The requests of a built-in set or of a YAML file like it; their own decoding settings go over ``decoding``."""
+    """The requests of a built-in set or of a YAML file like it; their own decoding settings go over ``decoding``.
+
+    The smaller limit of tokens holds, and beams give way where ``decoding`` samples.
+    """
     path = Path(name) if name.endswith((".yaml", ".yml")) else CASES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in CASES.glob("*.yaml")))
@@ -90,6 +93,7 @@ def read_cases(name: str, decoding: Decoding, can_chat: bool, system: str | None
         settings = {**content.get("decoding", {}), **case.get("decoding", {})}
         if decoding.do_sample:  # beams and sampling exclude each other, and the person asked for sampling
             settings.pop("num_beams", None)
+        settings["max_new_tokens"] = min(settings.get("max_new_tokens", 2**31), decoding.max_new_tokens)
         chat = bool(content.get("chat")) and can_chat
         requests.append(make_request(case, case["name"], chat, replace(decoding, **settings), system))
     return requests

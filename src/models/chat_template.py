@@ -1,5 +1,6 @@
 """The chat template a tokenizer carries (Jinja), with the loss mask and the protection it lacks by itself."""
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -116,6 +117,6 @@ def _cut(
     controls = {a: b for a, b in found if not any(start < b and a < end for start, end in contents)}
     edges = {0, len(text), *(edge for span in spans for edge in span), *controls, *controls.values()}
     ordered = sorted(edges)
-    for start, end in zip(ordered, ordered[1:], strict=False):
+    for start, end in itertools.pairwise(ordered):
         trained = any(a <= start and end <= b for a, b in spans)
         yield Piece(text[start:end], trained, control=controls.get(start) == end)

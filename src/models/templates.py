@@ -13,6 +13,7 @@ The loss is taken on the assistant's content and on the end token of each of its
 `ChatTemplate` gives the same for the Jinja template a tokenizer carries.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,5 +171,5 @@ def check_order(messages: Sequence[Message], name: str) -> None:
     if "system" in roles[1:]:
         raise UserError(f"template '{name}' takes one system message, as the first: found {roles_of(messages)}")
     turns = roles[1:] if roles[:1] == ["system"] else roles
-    if turns[:1] == ["assistant"] or any(a == b and a != "tool" for a, b in zip(turns, turns[1:], strict=False)):
+    if turns[:1] == ["assistant"] or any(a == b and a != "tool" for a, b in itertools.pairwise(turns)):
         raise UserError(f"template '{name}' needs user and assistant in turn, user first: found {roles_of(messages)}")
