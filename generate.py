@@ -5,7 +5,6 @@
 """
 
 import json
-import re
 import sys
 import time
 from dataclasses import asdict
@@ -47,7 +46,7 @@ def main(cfg: DictConfig) -> None:
     engine, chat = load_engine(
         instantiate(cfg.model),
         adapter_path=cfg.adapter_path,
-        template=cfg.prompt_template,
+        template=cfg.template,
         chat=cfg.chat,
         dtype=cfg.dtype,
         device=cfg.device,
@@ -109,6 +108,4 @@ def show_cases(engine: Engine, requests: list[Request], title: str, output: str 
 
 
 if __name__ == "__main__":
-    # `template` alone is a folder of configs/, which Hydra would take for a config group of this command
-    sys.argv = [re.sub(r"^template=", "prompt_template=", argument) for argument in sys.argv]
     main()

@@ -7,6 +7,7 @@
 import json
 import logging
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from transformers.utils import logging as transformers_logging
 
 from src.callbacks.preemption import Preempted
 from src.command import command
@@ -59,7 +61,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     loggers: list[Logger] = [build(logger) for logger in cfg.logger.values() if logger]
     trainer = build_trainer(cfg, hardware, datamodule, callbacks, loggers)
     for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        logger.log_hyperparams({"config": OmegaConf.to_container(cfg, resolve=True)})
 
     before: dict[str, float] = {}
     if cfg.validate_before and checkpoint is None:
@@ -126,7 +128,7 @@ def build_trainer(
 
 
 def build(config: DictConfig, **more: Any) -> Any:
-    """Instantiate a config's ``_target_`` with plain Python values, and objects that Hydra must not turn into configs."""
+    """Instantiate a config's ``_target_`` with plain Python values and with objects Hydra must not turn into configs."""
     for key in OmegaConf.missing_keys(config):
         raise UserError(f"{config._get_full_key(key)} has no value: give {config._get_full_key(key)}=…")
     return instantiate(config, _partial_=True, _convert_="all")(**more)
@@ -155,8 +157,11 @@ def validate(trainer: L.Trainer, module: CausalLM, datamodule: PackedDataModule)
 
 def hush() -> None:
     """Silence what libraries say about themselves, so that what is said about the run can be seen."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
+    transformers_logging.disable_progress_bar()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no other
     for message in (".*is_gradient_checkpointing.*", ".*LeafSpec.*", "Experiment logs directory.*", ".*num_workers.*"):
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", message="Checkpoint directory.*exists and is not empty.*")

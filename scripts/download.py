@@ -6,13 +6,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hydra.utils import instantiate  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
-from rich.console import Console  # noqa: E402
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
 
-from src.command import command  # noqa: E402
-from src.models.download import resolve  # noqa: E402
-from src.models.zoo import list_models, zoo_table  # noqa: E402
+from src.command import command
+from src.models.download import resolve
+from src.models.zoo import list_models, zoo_table
 
 
 @command("download")

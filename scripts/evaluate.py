@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """Score a model on instructions with known answers: ``python scripts/evaluate.py --help``."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -22,18 +21,17 @@ COLUMNS = ("records", "f1", "precision", "recall", "exact_match", "text_exact_ma
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     if not cfg.records:
-        raise UserError("give data=FILE.jsonl with the instructions and answers to score on")
+        raise UserError("give records=FILE.jsonl with the instructions and answers to score on")
     from src.extraction.evaluate import evaluate, read_records
     from src.generation.setup import load_engine
 
     records = read_records(cfg.records, cfg.limit)
-    engine, _ = load_engine(
-        instantiate(cfg.model), cfg.adapter_path, cfg.prompt_template, True, cfg.dtype, cfg.device, cfg.batch_size
-    )
+    model = instantiate(cfg.model)
+    engine, _ = load_engine(model, cfg.adapter_path, cfg.template, True, cfg.dtype, cfg.device, cfg.batch_size)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("answering", total=len(records))
         result = evaluate(engine, records, instantiate(cfg.decoding), cfg.system, lambda _: progress.advance(task))
-    table = Table(title=f"{cfg.model.name}{' + ' + cfg.adapter_path if cfg.adapter_path else ''} on {cfg.records}")
+    table = Table(title=f"{model.name}{' + ' + cfg.adapter_path if cfg.adapter_path else ''} on {cfg.records}")
     for column in ("", *COLUMNS):
         table.add_column(column.replace("_", " "), justify="left" if not column else "right")
     for name, scores in result.metrics["scores"].items():
@@ -47,7 +45,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    # `data` and `template` alone are folders of configs/, which Hydra would take for config groups of this command
-    names = {"data=": "records=", "template=": "prompt_template="}
-    sys.argv = [re.sub("^(data=|template=)", lambda found: names[found[0]], argument) for argument in sys.argv]
     main()

@@ -6,11 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hydra.utils import instantiate  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
-from src.command import command  # noqa: E402
-from src.models.export import export  # noqa: E402
+from src.command import command
+from src.models.export import export
 
 
 @command("export")

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -9,6 +10,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from src.models.export import base_reference, export_adapter, export_model
 from src.models.load import load_tokenizer
+from src.models.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,8 @@ class Export(Callback):
         if isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.strategy.zero_stage_3:
             log.warning("ZeRO-3 keeps the weights in pieces: export with python scripts/export.py checkpoint=…")
             return
-        spec = pl_module.spec
+        module: Any = pl_module
+        spec: ModelSpec = module.spec
         card = {
             "base_model": spec.hub_id or spec.name,
             "license": spec.license,
@@ -41,8 +44,8 @@ class Export(Callback):
             "command": self.command,
             "note": f"{trainer.global_step} optimizer steps",
         }
-        if pl_module.hparams["adapter"]:
-            export_adapter(pl_module.model, self.folder, base_reference(spec), card)
+        if module.hparams["adapter"]:
+            export_adapter(module.model, self.folder, base_reference(spec), card)
         else:
-            export_model(pl_module.model, load_tokenizer(spec), self.folder, card)
+            export_model(module.model, load_tokenizer(spec), self.folder, card)
         log.info("exported to %s", self.folder)

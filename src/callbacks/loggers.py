@@ -6,6 +6,7 @@ import os
 from typing import Any
 from urllib.parse import urlparse
 
+import wandb
 from lightning.pytorch.loggers import WandbLogger
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,11 @@ def wandb_logger(**settings: Any) -> WandbLogger:
     if settings.get("offline") is None:
         settings["offline"] = "WANDB_MODE" not in os.environ and not is_logged_in()
         if settings["offline"]:
-            log.info("nobody is logged in to Weights & Biases: tracking offline (wandb login, or logger=csv)")
+            log.info(
+                "nobody is logged in to Weights & Biases: tracking offline; wandb sync uploads the run folder later"
+            )
+    if settings["offline"]:
+        settings["settings"] = wandb.Settings(silent=True)
     return WandbLogger(**settings)
 
 

@@ -25,7 +25,7 @@ class Samples(Callback):
         path: of the JSONL file: step, prompt, text.
         prompts: what to continue, or to answer if ``chat``.
         chat: put the prompts through the model's template.
-        template: a name in ``configs/template/``, or None for the model's own.
+        template: a name in ``configs/prompt_template/``, or None for the model's own.
         decoding: how to decode; greedy by default.
     """
 
@@ -46,9 +46,10 @@ class Samples(Callback):
         sharded = isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.strategy.zero_stage_3
         if not (trainer.is_global_zero or sharded):
             return
-        tokenizer = load_tokenizer(pl_module.spec)
-        template = load_template(self.template or pl_module.spec.template, tokenizer) if self.chat else None
-        engine = TransformersEngine(pl_module.model, tokenizer, template, batch_size=len(self.prompts))
+        module: Any = pl_module
+        tokenizer = load_tokenizer(module.spec)
+        template = load_template(self.template or module.spec.template, tokenizer) if self.chat else None
+        engine = TransformersEngine(module.model, tokenizer, template, batch_size=len(self.prompts))
         texts = self._generate(engine)
         if not trainer.is_global_zero:
             return

@@ -128,10 +128,11 @@ class RankBatches(Sampler[list[int]]):
     """
 
     def __init__(self, consumed: int, micro_batch_size: int, rank: int, world_size: int) -> None:
-        self.consumed, self.micro_batch_size, self.rank, self.world_size = consumed, micro_batch_size, rank, world_size
+        self.consumed, self.rank, self.world_size = consumed, rank, world_size
+        self.batch_size = micro_batch_size  # the name under which DeepSpeed's strategy looks for it
 
     def __iter__(self) -> Iterator[list[int]]:
-        step = self.micro_batch_size * self.world_size
+        step = self.batch_size * self.world_size
         start = self.consumed
         while True:
             yield list(range(start + self.rank, start + step, self.world_size))

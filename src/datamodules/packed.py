@@ -96,7 +96,9 @@ class PackedDataModule(L.LightningDataModule):
         )
         for (name, segments), rows in zip(sources.train.items(), self._train_rows, strict=True):
             fill = int(segments.lengths.sum()) / (len(rows) * self.max_length)
-            log.info("source %s: %d segments in %d rows, %.1f %% full", name, len(segments.lengths), len(rows), fill * 100)
+            log.info(
+                "source %s: %d segments in %d rows, %.1f %% full", name, len(segments.lengths), len(rows), fill * 100
+            )
 
     @property
     def sources(self) -> Sources:
@@ -157,9 +159,7 @@ class PackedDataModule(L.LightningDataModule):
             used = min(len(rows), self.validation_rows)
             step = self.micro_batch_size * world_size
             dataset = EvaluationDataset(segments, rows, self.max_length, self.pad_id, -(-used // step) * step)
-            batches = [
-                list(range(start + rank, start + step, world_size)) for start in range(0, len(dataset), step)
-            ]
+            batches = [list(range(start + rank, start + step, world_size)) for start in range(0, len(dataset), step)]
             loaders.append(DataLoader(dataset, batch_sampler=batches, **self._loader_options()))
         return loaders
 

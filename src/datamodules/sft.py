@@ -23,7 +23,7 @@ from src.datamodules.packed import PackedDataModule, Sources
 from src.errors import UserError
 from src.models.load import load_tokenizer
 from src.models.spec import ModelSpec
-from src.models.templates import PromptTemplate, load_template, messages_from_record
+from src.models.templates import Template, load_template, messages_from_record
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class SFTDataModule(PackedDataModule):
         model: whose tokenizer and, unless ``template`` names another, whose prompt template is used.
         train: JSON or JSONL file of records.
         validation: another file, or None to hold out ``validation_fraction`` of the training records by hash.
-        template: a name in ``configs/template/``, a YAML file, or None for the model's own.
+        template: a name in ``configs/prompt_template/``, a YAML file, or None for the model's own.
         packed: settings of `PackedDataModule`.
     """
 
@@ -127,7 +127,7 @@ class SFTDataModule(PackedDataModule):
         return Sources({"answers": train}, {"answers": 1.0}, validation)
 
     def _encode(
-        self, path: Path, records: list[dict[str, Any]], template: PromptTemplate, tokenizer: PreTrainedTokenizerBase
+        self, path: Path, records: list[dict[str, Any]], template: Template, tokenizer: PreTrainedTokenizerBase
     ) -> EncodedExamples:
         examples, report = encode_records(path, records, template, tokenizer, self.max_length)
         self.reports.append(report)
@@ -138,7 +138,7 @@ class SFTDataModule(PackedDataModule):
 def encode_records(
     path: Path,
     records: list[dict[str, Any]],
-    template: PromptTemplate,
+    template: Template,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> tuple[EncodedExamples, Report]:

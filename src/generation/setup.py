@@ -5,6 +5,7 @@ from transformers.utils import logging as transformers_logging
 
 from src.errors import UserError
 from src.generation.transformers_engine import TransformersEngine
+from src.models.devices import cpu_has_bf16, gpu_has_bf16
 from src.models.load import DTYPES, load_for_generation
 from src.models.spec import ModelSpec
 from src.models.templates import Template, load_template
@@ -62,10 +63,5 @@ def choose_dtype(dtype: str, device: str) -> str:
             raise UserError(f"dtype={dtype} is not known: set auto, {', '.join(DTYPES)}")
         return dtype
     if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    cpu = torch.backends.cpu.get_cpu_capability() if device == "cpu" else ""
-    return "bfloat16" if cpu and _cpu_has_bfloat16() else "float32"
-
-
-def _cpu_has_bfloat16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+        return "bfloat16" if gpu_has_bf16() else "float16"
+    return "bfloat16" if device == "cpu" and cpu_has_bf16() else "float32"

@@ -27,7 +27,7 @@ class ModelSpec:
     path: local Hugging Face folder or ``.gguf`` file; a hub id given here is moved to `hub_id`.
     config: arguments of ``transformers.LlamaConfig``; the weights are random.
     tokenizer: another zoo model, local folder or hub id whose tokenizer it uses; None means its own.
-    template: a name in ``configs/template``; None means the tokenizer's own chat template.
+    template: a name in ``configs/prompt_template``; None means the tokenizer's own chat template.
     context_length, parameters: 0 where only the downloaded ``config.json`` can tell; `complete` fills them in.
     document_bos, document_eos: token strings at the start and end of a pretraining document; None means the tokenizer's
         ``bos_token`` if it adds one by itself, and its ``eos_token``.

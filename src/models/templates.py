@@ -1,6 +1,6 @@
 """Prompt templates: a conversation as text, as token ids, and as a mask of what the model is to learn.
 
-A template is data (``configs/template/*.yaml``): one frame of text for each role, with control tokens named. A
+A template is data (``configs/prompt_template/*.yaml``): one frame of text for each role, with control tokens named. A
 conversation becomes a list of *pieces*, each either one control token or a run of plain text, each either trained on
 or not. Pieces are encoded one by one, so
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatTemplate", "Encoded", "Message", "PromptTemplate", "Template", "load_template", "messages_from_record"]
 
-TEMPLATES = Path(__file__).resolve().parents[2] / "configs" / "template"
+TEMPLATES = Path(__file__).resolve().parents[2] / "configs" / "prompt_template"
 
 
 class Template(Protocol):
@@ -49,7 +49,7 @@ class Template(Protocol):
 
 
 class PromptTemplate:
-    """A template made of frames. The fields are described in ``configs/template/alpaca.yaml``."""
+    """A template made of frames. The fields are described in ``configs/prompt_template/alpaca.yaml``."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class PromptTemplate:
 
 
 def load_template(name: str | Path | None, tokenizer: "Tokenizer | None" = None) -> Template:
-    """A template by its name in ``configs/template/``, by the path of a YAML file, or (None) the tokenizer's own."""
+    """A template by its name in ``configs/prompt_template/``, by the path of a YAML file, or (None) the tokenizer's own."""
     if name is None:
         if tokenizer is None:
             raise UserError("no template was named and there is no tokenizer to take one from: set template=alpaca")

@@ -148,12 +148,13 @@ class CausalLM(L.LightningModule):
             if tokens:
                 loss, bits_per_byte = nats / tokens, nats / math.log(2) / max(text_bytes, 1)
                 means.append((loss, bits_per_byte))
-                self.log(f"val/{name}/loss", loss)
-                self.log(f"val/{name}/perplexity", math.exp(min(loss, 80)))
-                self.log(f"val/{name}/bits_per_byte", bits_per_byte)
+                self.log(f"val/{name}/loss", loss, sync_dist=True)
+                self.log(f"val/{name}/perplexity", math.exp(min(loss, 80)), sync_dist=True)
+                self.log(f"val/{name}/bits_per_byte", bits_per_byte, sync_dist=True)
         if means:
-            self.log("val/loss", sum(loss for loss, _ in means) / len(means), prog_bar=True)
-            self.log("val/bits_per_byte", sum(bits for _, bits in means) / len(means))
+            loss, bits_per_byte = (sum(values) / len(means) for values in zip(*means, strict=True))
+            self.log("val/loss", loss, prog_bar=True, sync_dist=True)
+            self.log("val/bits_per_byte", bits_per_byte, sync_dist=True)
 
     # Helpers
 

@@ -29,7 +29,7 @@ class LoRASettings:
     """
 
     r: int = 16
-    alpha: float = 32
+    alpha: int = 32
     dropout: float = 0.05
     target_modules: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     use_dora: bool = False
@@ -58,9 +58,9 @@ class LoRA(CausalLM):
         self.strict_loading = False  # checkpoints hold the adapter only
 
     def build(self) -> nn.Module:
-        model = super().build()
+        model: Any = super().build()
         if self.gradient_checkpointing:
-            model.enable_input_require_grads()
+            model.enable_input_require_grads()  # or no gradient reaches the adapters through the frozen embedding
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=self.adapter.r,
@@ -96,4 +96,3 @@ class LoRA(CausalLM):
         """Trained and all parameters."""
         sizes = [(p.requires_grad, p.numel()) for p in self._network().parameters()]
         return sum(size for trained, size in sizes if trained), sum(size for _, size in sizes)
-

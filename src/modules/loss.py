@@ -5,8 +5,11 @@ hidden states are selected *before* the head: the same number, less work (1.23 t
 docs/tuning.md). Models whose logits are more than ``head(hidden)`` go through their own forward.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor, nn
 
 IGNORED = -100
@@ -40,7 +43,7 @@ def token_losses(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Te
 
 def decoder_and_head(model: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
     """The transformer stack and the language-model head, where logits are exactly ``head(decoder(...))``."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     config = getattr(inner, "config", None)
     if getattr(config, "model_type", None) not in _PLAIN_HEAD:
         return None, None

@@ -22,8 +22,8 @@ from torch import Tensor
 class ZeroStrategy(DeepSpeedStrategy):
     """`DeepSpeedStrategy` whose gradients are divided by the accumulation steps once."""
 
-    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from src.errors import UserError
+from src.models.devices import cpu_has_bf16, gpu_has_bf16
 
 # Dense peak of matrix products in FLOP/s by a part of the device's name, from the makers' data sheets: bf16, or fp16
 # on V100, which has no bf16.
@@ -71,14 +72,8 @@ def check_hardware(accelerator: str, devices: int | str, num_nodes: int, needs: 
 def suitable_precision(accelerator: str) -> str:
     """bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32 (fp16 on a CPU is unusably slow)."""
     if accelerator == "gpu":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+        return "bf16-mixed" if gpu_has_bf16() else "16-mixed"
     return "bf16-mixed" if cpu_has_bf16() else "32-true"
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the CPU has bf16 dot products (AVX512-BF16 or AMX)."""
-    cpu = torch.cpu
-    return any(getattr(cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
 def peak_flops(device: torch.device, precision: str) -> float:

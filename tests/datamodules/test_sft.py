@@ -46,7 +46,13 @@ def test_json_arrays_and_jsonl_are_read_alike(tmp_path: Path) -> None:
 
 
 def test_long_and_malformed_examples_are_left_out_and_counted(llama_tiny: ModelSpec, tmp_path: Path) -> None:
-    rows = [ALPACA, {**ALPACA, "output": "长" * 500}, {"instruction": "no answer"}, {"question": "?"}, {**ALPACA, "output": ""}]
+    rows = [
+        ALPACA,
+        {**ALPACA, "output": "长" * 500},
+        {"instruction": "no answer"},
+        {"question": "?"},
+        {**ALPACA, "output": ""},
+    ]
     data = module(llama_tiny, write(tmp_path / "a.jsonl", rows))
     assert len(data.sources.train["answers"].lengths) == 1
     report = data.reports[0]

@@ -95,7 +95,9 @@ def test_a_stopped_run_saves_and_the_resumed_one_ends_like_an_uninterrupted_one(
     assert run(*tiny(instructions, tmp_path / "whole", *steps)).returncode == 0
     stopped = tmp_path / "stopped"
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command(*tiny(instructions, stopped, *steps)), stdout=log, stderr=log, env=ENVIRONMENT)
+        process = subprocess.Popen(
+            command(*tiny(instructions, stopped, *steps)), stdout=log, stderr=log, env=ENVIRONMENT
+        )
         wait_for(lambda: "step 10/30" in (tmp_path / "log").read_text(), process)
         process.send_signal(number)
         assert process.wait(120) == 128 + number

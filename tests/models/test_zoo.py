@@ -37,7 +37,7 @@ def test_hydra_and_the_zoo_make_the_same_model_of_a_config(name: str) -> None:
 
 @pytest.mark.parametrize("spec", list_models(), ids=lambda spec: spec.name)
 def test_the_template_a_model_names_exists(spec: ModelSpec) -> None:
-    assert spec.template is None or (CONFIGS / "template" / f"{spec.template}.yaml").is_file()
+    assert spec.template is None or (CONFIGS / "prompt_template" / f"{spec.template}.yaml").is_file()
 
 
 def test_a_hub_id_outside_the_zoo_is_found() -> None:

@@ -23,7 +23,11 @@ Compose = Callable[[Sequence[str]], DictConfig]
 def instructions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "sums.jsonl"
     rows = [
-        {"instruction": f"Add {n} and {n * 7 % 13}." + " Please." * (n % 5), "input": "", "output": f"{n + n * 7 % 13}!"}
+        {
+            "instruction": f"Add {n} and {n * 7 % 13}." + " Please." * (n % 5),
+            "input": "",
+            "output": f"{n + n * 7 % 13}!",
+        }
         for n in range(200)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -105,7 +109,11 @@ def test_a_resumed_run_lands_on_the_uninterrupted_loss(
     whole = train(tiny_run(compose_train, instructions))
     checkpoints = tmp_path / "half"
     keep = ["every_n_train_steps=3", f"dirpath={checkpoints}", "filename='{step}'"]
-    train(tiny_run(compose_train, instructions, *(f"callbacks.last.{one}" for one in keep), "+callbacks.last.save_top_k=-1"))
+    train(
+        tiny_run(
+            compose_train, instructions, *(f"callbacks.last.{one}" for one in keep), "+callbacks.last.save_top_k=-1"
+        )
+    )
     half_checkpoint = checkpoints / "step=3.ckpt"
     resumed = train(tiny_run(compose_train, instructions, f"ckpt_path='{half_checkpoint}'"))
     assert resumed["val/loss"] == pytest.approx(whole["val/loss"], abs=1e-6)
