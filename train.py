@@ -128,7 +128,7 @@ def build_trainer(
 
 
 def build(config: DictConfig, **more: Any) -> Any:
-    """Instantiate a config's ``_target_`` with plain Python values and with objects Hydra must not turn into configs."""
+    """Instantiate a config's ``_target_`` with plain Python values and with objects Hydra must leave as they are."""
     for key in OmegaConf.missing_keys(config):
         raise UserError(f"{config._get_full_key(key)} has no value: give {config._get_full_key(key)}=…")
     return instantiate(config, _partial_=True, _convert_="all")(**more)

@@ -89,15 +89,15 @@ def rewrite_arguments(arguments: list[str]) -> Iterator[str]:
         key, _, value = argument.partition("=")
         if argument.startswith("--") and key not in hydra_flags:
             yield f"{key[2:].replace('-', '_')}={value or 'true'}"
-        elif key == "model" and value and value not in zoo and _is_model_path(value):
+        elif key == "model" and value not in zoo and _is_model_path(path := value.strip("'\"")):
             yield "model=custom"
-            yield f"model.path={_quoted(value)}"
+            yield f"model.path={_quoted(path)}"
         else:
             yield argument
 
 
 def _is_model_path(value: str) -> bool:
-    return "," not in value and ("/" in value or value.endswith(".gguf") or Path(value).is_dir())
+    return Path(value).exists() or ("," not in value and ("/" in value or value.endswith(".gguf")))
 
 
 def _quoted(value: str) -> str:

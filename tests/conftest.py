@@ -1,4 +1,4 @@
-"""What many tests need: the real small model, a random tiny one, and runs of the training command in a temporary folder."""
+"""What many tests need: the real small model, a random tiny one, and training configs with a temporary run folder."""
 
 import os
 from collections.abc import Callable, Sequence

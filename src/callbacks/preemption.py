@@ -1,7 +1,7 @@
 """Stop cleanly when asked to: finish the optimizer step, save a checkpoint, leave.
 
-SIGTERM is what schedulers send before they take a machine away; the first Ctrl-C means the same, the second one stops at
-once. The checkpoint is written between optimizer steps, so that the resumed run equals an uninterrupted one.
+SIGTERM is what schedulers send before they take a machine away; the first Ctrl-C means the same, the second one stops
+at once. The checkpoint is written between optimizer steps, so that the resumed run equals an uninterrupted one.
 """
 
 import logging

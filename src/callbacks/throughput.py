@@ -1,8 +1,9 @@
 """Tokens per second and model FLOPs utilisation.
 
-FLOPs of a token are ``6 N + 6 layers × hidden × mean segment length`` (Chowdhery et al. 2022, PaLM, arXiv:2204.02311,
-appendix B, with causal attention within each packed segment counted once), ``4 N`` for the frozen weights of an
-adapter run, whose own gradients are not computed. Padding counts as time but not as tokens, so both numbers say what
+FLOPs of a token are ``6 N``, or ``4 N`` for frozen weights, which get no gradients themselves; those of attention are
+``12 × layers × hidden`` for each pair of a query and a key in the same segment and not after it (Chowdhery et al. 2022,
+PaLM, arXiv:2204.02311, appendix B, which counts pairs of a full square). The language-model head counts only where
+there is a loss, because only there it is computed. Padding counts as time but not as tokens, so both numbers say what
 the data got.
 """
 
@@ -29,27 +30,27 @@ class Throughput(Callback):
         self._tokens = 0.0
         self._flops = 0.0
         self._peak = 0.0
-        self._sizes = (0, 0, 0)
+        self._token_flops = 0.0
+        self._pair_flops = 0.0
+        self._head_flops = 0.0
         self._paused_at = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._peak = peak_flops(pl_module.device, str(trainer.precision)) * trainer.world_size
-        frozen = trained = 0
-        for parameter in pl_module.parameters():
-            size = getattr(parameter, "ds_numel", parameter.numel())
-            trained, frozen = (trained + size, frozen) if parameter.requires_grad else (trained, frozen + size)
-        config = getattr(getattr(pl_module, "model", None), "config", None)
-        width = getattr(config, "num_hidden_layers", 0) * getattr(config, "hidden_size", 0)
-        self._sizes = (trained, frozen, width)
+        model: Any = pl_module.model
+        self._token_flops = sum(parameter_flops(parameter) for parameter in model.parameters())
+        self._head_flops = parameter_flops(model.get_output_embeddings().weight)
+        self._pair_flops = 12 * model.config.num_hidden_layers * model.config.hidden_size
         self._marks = [(time.perf_counter(), 0.0, 0.0)]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Tensor], batch_idx: int
     ) -> None:
-        tokens, pairs = _tokens_and_pairs(batch)
-        trained, frozen, width = self._sizes
+        tokens, pairs = tokens_and_pairs(batch)
+        without_loss = tokens - int((batch["labels"] != -100).sum())
+        flops = self._token_flops * tokens + self._pair_flops * pairs - self._head_flops * without_loss
         self._tokens += tokens * trainer.world_size
-        self._flops += ((6 * trained + 4 * frozen) * tokens + 12 * width * pairs) * trainer.world_size
+        self._flops += flops * trainer.world_size
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         self._marks = [*self._marks[-self.window :], (time.perf_counter(), self._tokens, self._flops)]
@@ -66,7 +67,13 @@ class Throughput(Callback):
         self._marks = [(moment + pause, tokens, flops) for moment, tokens, flops in self._marks]
 
 
-def _tokens_and_pairs(batch: dict[str, Tensor]) -> tuple[int, float]:
+def parameter_flops(parameter: Tensor) -> float:
+    """Of one token, forward and backward."""
+    size = getattr(parameter, "ds_numel", parameter.numel())  # under ZeRO-3 a rank holds a slice
+    return size * (6 if parameter.requires_grad else 4)
+
+
+def tokens_and_pairs(batch: dict[str, Tensor]) -> tuple[int, float]:
     """Real tokens of a batch, and query-key pairs within its segments under a causal mask."""
     positions = batch["position_ids"]
     # Padding is the last segment of a row that is not full: it has no labels from its first token on.

@@ -63,7 +63,7 @@ class PretrainDataModule(PackedDataModule):
             if source.manifest.max_length > self.max_length:
                 raise UserError(
                     f"the segments in {folder} have up to {source.manifest.max_length} tokens and don't fit "
-                    f"data.max_length={self.max_length}: preprocess again with max_length={self.max_length}, or raise it"
+                    f"data.max_length={self.max_length}: preprocess again with that max_length, or raise it"
                 )
             train[name] = PretrainSegments(source)
             held_out = Source.open(folder, "validation")

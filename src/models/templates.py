@@ -145,7 +145,7 @@ class PromptTemplate:
 
 
 def load_template(name: str | Path | None, tokenizer: "Tokenizer | None" = None) -> Template:
-    """A template by its name in ``configs/prompt_template/``, by the path of a YAML file, or (None) the tokenizer's own."""
+    """A template by its name in ``configs/prompt_template/``, by a YAML file's path, or (None) the tokenizer's own."""
     if name is None:
         if tokenizer is None:
             raise UserError("no template was named and there is no tokenizer to take one from: set template=alpaca")

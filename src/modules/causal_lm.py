@@ -1,8 +1,8 @@
 """Causal-language-model training: from random or pretrained weights, all of them trained.
 
 `LoRA` in the file beside this one trains an adapter instead; everything else is the same. The loss of a step is the
-mean over all supervised tokens of the *global* batch: each micro-batch divides its summed loss by ``loss_tokens``, which
-the data module computes ahead (see `src.datamodules.batches.PackedDataset`).
+mean over all supervised tokens of the *global* batch: each micro-batch divides its summed loss by ``loss_tokens``,
+which the data module computes ahead (see `src.datamodules.batches.PackedDataset`).
 """
 
 import math
@@ -29,7 +29,7 @@ Batch = dict[str, Tensor]
 class CausalLM(L.LightningModule):
     """Trains every weight of a causal language model on packed rows.
 
-    Logs ``train/loss``, ``train/lr`` and ``train/grad_norm`` each step; at each validation and for each validation source
+    Logs ``train/loss``, ``train/lr`` and ``train/grad_norm`` each step; at each validation and for each source
     ``val/SOURCE/loss`` (nats per token), ``val/SOURCE/perplexity`` and ``val/SOURCE/bits_per_byte`` (comparable between
     tokenizers), and ``val/loss``, ``val/bits_per_byte``: their means over the sources.
 

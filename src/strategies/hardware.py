@@ -70,7 +70,7 @@ def check_hardware(accelerator: str, devices: int | str, num_nodes: int, needs: 
 
 
 def suitable_precision(accelerator: str) -> str:
-    """bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32 (fp16 on a CPU is unusably slow)."""
+    """bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32: fp16 is unusably slow on a CPU."""
     if accelerator == "gpu":
         return "bf16-mixed" if gpu_has_bf16() else "16-mixed"
     return "bf16-mixed" if cpu_has_bf16() else "32-true"

@@ -50,7 +50,7 @@ def test_a_warm_up_below_one_is_a_share_of_the_run() -> None:
 
 @pytest.mark.parametrize("lr", [0, -1e-4, "abc", None, True])
 def test_impossible_learning_rates_are_refused(lr: object) -> None:
-    with pytest.raises(UserError, match="optimizer.lr must be a positive number"):
+    with pytest.raises(UserError, match=r"optimizer\.lr must be a positive number"):
         AdamW(lr=lr)  # type: ignore[arg-type]
 
 

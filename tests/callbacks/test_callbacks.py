@@ -1,0 +1,43 @@
+"""Throughput counts, the loss curve survives a checkpoint, and the tracker knows whether somebody is logged in."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.callbacks.loggers import is_logged_in
+from src.callbacks.loss_curve import LossCurve
+from src.callbacks.throughput import tokens_and_pairs
+
+
+def test_tokens_are_counted_without_padding_and_pairs_within_segments() -> None:
+    batch = {
+        "labels": torch.tensor([[-100, 5, 6, -100, 7, -100, -100]]),
+        "position_ids": torch.tensor([[0, 1, 2, 0, 1, 0, 1]]),
+    }
+    tokens, pairs = tokens_and_pairs(batch)
+    assert tokens == 5 and pairs == (1 + 2 + 3) + (1 + 2)
+
+
+def test_a_loss_curve_is_a_picture_and_part_of_the_checkpoint(tmp_path: Path) -> None:
+    curve = LossCurve(str(tmp_path / "curve.png"), "test")
+    curve.draw()
+    assert not (tmp_path / "curve.png").exists()
+    curve.train, curve.validation = [(1, 3.0), (2, 2.5)], {"zh": [(2, 2.6)]}
+    curve.draw()
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    resumed = LossCurve(str(tmp_path / "again.png"))
+    resumed.load_state_dict(curve.state_dict())
+    assert (resumed.train, resumed.validation) == (curve.train, curve.validation)
+
+
+def test_a_login_is_found_in_the_environment_or_netrc_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not is_logged_in()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    assert is_logged_in()
+    (tmp_path / "netrc").write_text("machine example.org login user password secret\n")
+    assert not is_logged_in()
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert is_logged_in()
