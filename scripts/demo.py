@@ -77,7 +77,7 @@ def run(script: str, *arguments: str) -> None:
         UserError: it failed; it has said why.
     """
     print("\n$ " + shlex.join(["python", script, *arguments]), flush=True)
-    environment = {"WANDB_MODE": "offline", **os.environ}
+    environment = {**os.environ, "WANDB_MODE": "offline"}
     done = subprocess.run([sys.executable, str(ROOT / script), *arguments], cwd=ROOT, env=environment, check=False)
     if done.returncode:
         raise UserError(f"the demo stopped because {script} did (exit status {done.returncode}), see above")

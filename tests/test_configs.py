@@ -64,9 +64,7 @@ def test_pretrain_zh_is_the_recipe_of_knowlm(tmp_path: Path) -> None:
     assert cfg.module.gradient_checkpointing and cfg.trainer.strategy.stage == 3
 
 
-@pytest.mark.parametrize(
-    "group", [g for g in GROUPS if g not in {"hydra", "paths", "experiment", "corpus", "decoding"}]
-)
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_option_of_every_training_group_composes(group: str, tmp_path: Path) -> None:
     for option in group_options(group):
         more = ["model.path=."] if option == "custom" else []

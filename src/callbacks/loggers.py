@@ -18,11 +18,10 @@ def wandb_logger(**settings: Any) -> WandbLogger:
     ``WANDB_MODE`` and an explicit ``offline=`` are obeyed.
     """
     if settings.get("offline") is None:
-        settings["offline"] = "WANDB_MODE" not in os.environ and not is_logged_in()
-        if settings["offline"]:
-            log.info(
-                "nobody is logged in to Weights & Biases: tracking offline; wandb sync uploads the run folder later"
-            )
+        mode = os.environ.get("WANDB_MODE")
+        settings["offline"] = mode == "offline" or (mode is None and not is_logged_in())
+        if mode is None and settings["offline"]:
+            log.info("nobody is logged in to Weights & Biases: tracking offline, wandb sync uploads it later")
     if settings["offline"]:
         settings["settings"] = wandb.Settings(silent=True)
     return WandbLogger(**settings)
