@@ -32,7 +32,7 @@ def composed(root: str, overrides: list[str], run_folder: Path) -> DictConfig:
 def test_root_configs_compose_and_their_values_resolve(root: str, tmp_path: Path) -> None:
     cfg = composed(root, [], tmp_path)
     for key in cfg:
-        if key != "hydra" and OmegaConf.is_config(cfg[key]):
+        if key != "hydra" and not OmegaConf.is_missing(cfg, key) and OmegaConf.is_config(cfg[key]):
             OmegaConf.to_container(cfg[key], resolve=True)
 
 

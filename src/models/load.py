@@ -6,6 +6,7 @@ torch and transformers are imported when a function is called, so that commands 
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,9 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PreTrain
 
     base = check_adapter_folder(adapter_path)
     try:
-        adapted: Any = PeftModel.from_pretrained(model, str(adapter_path))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft's look at transformers 5
+            adapted: Any = PeftModel.from_pretrained(model, str(adapter_path))
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"adapter '{adapter_path}' does not fit model '{model.config._name_or_path}' "
