@@ -4,6 +4,8 @@
 ``python train.py experiment=pretrain_demo`` and so on; ``python train.py --help`` lists what can be swapped.
 """
 
+import functools
+import inspect
 import json
 import logging
 import math
@@ -14,9 +16,11 @@ from typing import Any
 
 import lightning as L
 import torch
+import wandb
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from transformers.utils import logging as transformers_logging
 
@@ -54,6 +58,11 @@ def train(cfg: DictConfig) -> dict[str, float]:
     torch.set_float32_matmul_precision("high")
 
     model = build(cfg.model)
+    if model.context_length and cfg.data.max_length > model.context_length:
+        raise UserError(
+            f"data.max_length={cfg.data.max_length} is more than the context of {model.name}, "
+            f"{model.context_length} tokens: give at most that"
+        )
     datamodule: PackedDataModule = build(cfg.data, model=model)
     datamodule.setup()
     module: CausalLM = build(cfg.module, model=model)
@@ -72,16 +81,22 @@ def train(cfg: DictConfig) -> dict[str, float]:
         log.warning("stopped at step %d; go on with the same command and ckpt_path=%s", stop.step, stop.checkpoint)
         raise
     metrics = {**before, **floats(trainer.callback_metrics)}
-    if trainer.max_steps % cfg.trainer.val_every_n_steps:  # otherwise the last step was followed by a validation
-        metrics |= validate(trainer, module, datamodule)
-    if cfg.save_last:
+    if "train/loss" not in metrics:
+        raise UserError(
+            f"the run in {checkpoint} is finished at step {trainer.global_step}: give trainer.max_steps=… to go on"
+        )
+    if cfg.save_last:  # before validating: that leaves DeepSpeed without an optimizer
         trainer.save_checkpoint(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"))
+    if trainer.max_steps % val_every_n_steps(cfg.trainer, trainer.max_steps):  # the last step was not validated
+        metrics |= validate(trainer, module, datamodule)
     if trainer.is_global_zero:
         path = Path(cfg.paths.output_dir, "metrics.json")
         path.write_text(json.dumps({"steps": trainer.global_step, **metrics}, indent=2) + "\n", encoding="utf-8")
         log.info("run folder: %s", cfg.paths.output_dir)
     for logger in loggers:
         logger.finalize("success")
+    if wandb.run is not None:
+        wandb.finish()  # or the next run of a sweep would go on in this one
     return metrics
 
 
@@ -101,12 +116,13 @@ def build_trainer(
     settings |= {"accelerator": hardware.accelerator, "devices": hardware.devices}
     if OmegaConf.is_config(settings["strategy"]):
         settings["strategy"] = build(settings["strategy"])
-    trainer = L.Trainer(
+    build_it = functools.partial(
+        L.Trainer,
         **settings,
         max_epochs=-1,
         accumulate_grad_batches=accumulation,
         # Lightning counts micro-batches here, people count optimizer steps.
-        val_check_interval=min(cfg.trainer.val_every_n_steps, settings["max_steps"]) * accumulation,
+        val_check_interval=val_every_n_steps(cfg.trainer, settings["max_steps"]) * accumulation,
         check_val_every_n_epoch=None,
         callbacks=callbacks,
         logger=loggers,
@@ -114,6 +130,10 @@ def build_trainer(
         num_sanity_val_steps=0,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
     )
+    try:
+        trainer = build_it()
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise UserError(f"the trainer can't be made of the settings under trainer: {error}") from error
     log.info(
         "%d steps of %d × %d tokens on %d × %s, %s, %.2f epochs",
         trainer.max_steps,
@@ -131,7 +151,12 @@ def build(config: DictConfig, **more: Any) -> Any:
     """Instantiate a config's ``_target_`` with plain Python values and with objects Hydra must leave as they are."""
     for key in OmegaConf.missing_keys(config):
         raise UserError(f"{config._get_full_key(key)} has no value: give {config._get_full_key(key)}=…")
-    return instantiate(config, _partial_=True, _convert_="all")(**more)
+    target = instantiate(config, _partial_=True, _convert_="all")
+    try:
+        inspect.signature(target).bind(**more)
+    except TypeError as error:
+        raise UserError(f"{config._get_full_key(None)}: {config._target_}, {error}; see --cfg job") from error
+    return target(**more)
 
 
 def total_steps(trainer: DictConfig, datamodule: PackedDataModule) -> int:
@@ -145,6 +170,14 @@ def total_steps(trainer: DictConfig, datamodule: PackedDataModule) -> int:
     if steps is not None:
         return int(steps)
     return max(1, math.ceil(epochs * datamodule.samples_per_epoch / datamodule.global_batch_size))
+
+
+def val_every_n_steps(trainer: DictConfig, max_steps: int) -> int:
+    """Optimizer steps between validations, at most all of them."""
+    value = trainer.val_every_n_steps
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"trainer.val_every_n_steps must be a whole number of at least 1, found {value!r}")
+    return min(value, max_steps)
 
 
 def validate(trainer: L.Trainer, module: CausalLM, datamodule: PackedDataModule) -> dict[str, float]:

@@ -23,6 +23,7 @@ from rich.table import Table
 from src.command import ROOT, command
 from src.errors import UserError
 
+MODEL = "smollm2_135m"
 PROMPTS = {"zh": "春風", "en": "The import statement", "code": "def read_lines(path):\n"}
 
 
@@ -34,13 +35,13 @@ def main(cfg: DictConfig) -> None:
     pretrained, adapter = folder / "pretrain" / "export", folder / "tune" / "export"
     test = ROOT / "data" / "sft" / "demo_ie" / "test.jsonl"
 
-    run("scripts/download.py", f"model={cfg.model}")
-    run("scripts/preprocess.py", "corpus=demo", f"model={cfg.model}")
+    run("scripts/download.py", f"model={MODEL}")
+    run("scripts/preprocess.py", "corpus=demo", f"model={MODEL}")
     run("scripts/make_instructions.py")
     run(
         "train.py",
         "experiment=pretrain_demo",
-        f"model={cfg.model}",
+        f"model={MODEL}",
         f"trainer.max_steps={cfg.pretrain_steps}",
         f"trainer.val_every_n_steps={cfg.pretrain_steps}",
         *run_folder(folder / "pretrain"),
@@ -58,7 +59,7 @@ def main(cfg: DictConfig) -> None:
     prompts = folder / "prompts.jsonl"
     rows = [{"id": name, "prompt": prompt} for name, prompt in PROMPTS.items()]
     prompts.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    for name, model in ((cfg.model, cfg.model), ("pretrained", quoted(pretrained))):
+    for name, model in (("original", MODEL), ("pretrained", quoted(pretrained))):
         run(
             "generate.py",
             f"model={model}",
@@ -67,7 +68,7 @@ def main(cfg: DictConfig) -> None:
             "decoding.max_new_tokens=32",
             f"output={quoted(folder / f'{name}.jsonl')}",
         )
-    report(folder, cfg.model, time.monotonic() - started)
+    report(folder, time.monotonic() - started)
 
 
 def run(script: str, *arguments: str) -> None:
@@ -105,7 +106,7 @@ def quoted(path: Path) -> str:
     return f"'{text}'" if any(mark in text for mark in " ,=()[]{}") else text
 
 
-def report(folder: Path, model: str, seconds: float) -> None:
+def report(folder: Path, seconds: float) -> None:
     """Print the before/after table and the texts, and write both beside the runs."""
     pretraining = read_json(folder / "pretrain" / "metrics.json")
     scores = [read_json(folder / name / "metrics.json")["scores"]["all"] for name in ("before_tuning", "after_tuning")]
@@ -122,15 +123,17 @@ def report(folder: Path, model: str, seconds: float) -> None:
         for name in ("f1", "exact_match")
     ]
     console = Console(width=110, record=True)
-    table = Table(title=f"{model} before and after, {seconds / 60:.1f} minutes in all")
+    table = Table(title=f"{MODEL} before and after, {seconds / 60:.1f} minutes in all")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
     for name, before, after in rows:
         table.add_row(name, f"{before:.3f}", f"{after:.3f}")
     console.print(table)
-    console.print(texts_table("What they write", model, "pretrained", continuations(folder, model)))
+    console.print(texts_table("What they write", MODEL, "pretrained", continuations(folder)))
     console.print(texts_table("What they answer", "before tuning", "after tuning", answers(folder)))
-    console.print(f"everything is in {folder}", soft_wrap=True)
+    console.print(
+        f"everything is in {folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}", soft_wrap=True
+    )
     (folder / "results.md").write_text(f"```\n{console.export_text()}```\n", encoding="utf-8")
     results = {
         "minutes": seconds / 60,
@@ -151,9 +154,9 @@ def texts_table(title: str, first: str, second: str, texts: Texts) -> Table:
     return table
 
 
-def continuations(folder: Path, model: str) -> Texts:
+def continuations(folder: Path) -> Texts:
     written = [
-        {row["id"]: row["text"] for row in read_jsonl(folder / f"{name}.jsonl")} for name in (model, "pretrained")
+        {row["id"]: row["text"] for row in read_jsonl(folder / f"{name}.jsonl")} for name in ("original", "pretrained")
     ]
     return [(prompt, written[0][name], written[1][name]) for name, prompt in PROMPTS.items()]
 

@@ -24,7 +24,7 @@ from typing import Any
 import hydra
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 from src.errors import UserError
 
@@ -47,13 +47,18 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 print(help_text(config_name, sys.argv[0]))
                 return
             sys.argv[1:] = list(rewrite_arguments(arguments))
-            show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+            before = os.environ.get("HYDRA_FULL_ERROR")
+            show_traceback = before == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its exceptions to us instead of printing them
 
             @functools.wraps(task)
             def guarded(cfg: DictConfig) -> Any:
-                with _sentences(config_name, show_traceback):
-                    return task(cfg)
+                os.environ["HYDRA_FULL_ERROR"] = before or "0"  # for processes that the task starts
+                try:
+                    with _sentences(config_name, show_traceback):
+                        return task(cfg)
+                finally:
+                    os.environ["HYDRA_FULL_ERROR"] = "1"
 
             application = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
             with _sentences(config_name, show_traceback):
@@ -158,6 +163,8 @@ def sentence(error: BaseException, config_name: str = "") -> str | None:
         if isinstance(link, MissingMandatoryValue):
             key = re.search(r"full_key: (\S+)", str(link))
             return f"{key[1]} has no value: give {key[1]}=…" if key else _one_line(str(link))
+        if isinstance(link, InterpolationKeyError):
+            return _one_line(str(link))
     return _one_line(str(error)) if isinstance(error, HydraException) else None
 
 

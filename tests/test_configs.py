@@ -84,3 +84,4 @@ def test_the_zero_strategy_is_made_with_its_settings(tmp_path: Path) -> None:
     strategy = build(cfg.trainer.strategy)
     zero = strategy.config["zero_optimization"]
     assert zero["stage"] == 3 and zero["offload_optimizer"]["device"] == "cpu"
+    assert strategy.config["zero_force_ds_cpu_optimizer"] is False  # or it refuses PyTorch's AdamW

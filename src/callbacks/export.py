@@ -23,11 +23,10 @@ class Export(Callback):
     Args:
         folder: of the export.
         data: one line for the model card: what it was trained on.
-        command: for the model card: how it was made.
     """
 
-    def __init__(self, folder: str, data: str = "", command: str = "") -> None:
-        self.folder, self.data, self.command = Path(folder), data, command
+    def __init__(self, folder: str, data: str = "") -> None:
+        self.folder, self.data = Path(folder), data
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step < trainer.max_steps or not trainer.is_global_zero:
@@ -41,7 +40,6 @@ class Export(Callback):
             "base_model": spec.hub_id or spec.name,
             "license": spec.license,
             "training_data": self.data,
-            "command": self.command,
             "note": f"{trainer.global_step} optimizer steps",
         }
         if module.hparams["adapter"]:

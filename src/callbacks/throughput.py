@@ -62,9 +62,11 @@ class Throughput(Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._paused_at = time.perf_counter()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        pause = time.perf_counter() - self._paused_at  # validation is not training time
-        self._marks = [(moment + pause, tokens, flops) for moment, tokens, flops in self._marks]
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if self._paused_at:  # validation, and what follows it, is not training time
+            pause = time.perf_counter() - self._paused_at
+            self._marks = [(moment + pause, tokens, flops) for moment, tokens, flops in self._marks]
+            self._paused_at = 0.0
 
 
 def parameter_flops(parameter: Tensor) -> float:

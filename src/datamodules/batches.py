@@ -3,8 +3,8 @@
 A batch holds ``input_ids``, ``labels`` and ``position_ids`` of shape ``[micro_batch_size, max_length]``, int64, in the
 Hugging Face convention: ``labels`` are not shifted, −100 where there is no loss, and the first token of every segment
 has none (nothing before it may predict it). ``position_ids`` restart at each segment, which is how attention knows
-where segments end; padding at the end of a row is a segment of its own. ``loss_tokens`` is the number by which the
-batch's summed loss is divided, see `PackedDataset`.
+where segments end; padding at the end of a row is a segment of its own. ``loss_tokens``, int64 because
+mixed precision would round a float, counts the supervised tokens of the whole global batch, see `PackedDataset`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,16 +43,15 @@ class Segments(Protocol):
 class PackedDataset(Dataset[dict[str, Tensor]]):
     """Sample ``i`` of a run, for any ``i``: a row of packed segments.
 
-    Each sample carries ``loss_tokens``, the supervised tokens of its whole global batch divided by the number of
-    micro-batches in it (accumulation steps × ranks). Dividing each micro-batch's *summed* loss by it, then averaging
-    over accumulation steps and ranks as Lightning does, gives the mean over all supervised tokens of the global batch,
+    Each sample carries ``loss_tokens``, the supervised tokens of its whole global batch. A micro-batch divides its
+    *summed* loss by ``loss_tokens`` over the number of micro-batches (accumulation steps × ranks); averaging over
+    accumulation steps and ranks, as Lightning does, then gives the mean over all supervised tokens of the global batch,
     however unevenly they fall: no communication, and the same loss on any number of processes.
 
     Args:
         segments: one entry for each source.
         rows: how each source's segments are packed.
         order: which row of which source sample ``i`` is.
-        micro_batches: micro-batches in a global batch.
     """
 
     def __init__(
@@ -62,10 +61,9 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         order: SampleOrder,
         max_length: int,
         pad_id: int,
-        micro_batches: int,
     ) -> None:
         self.segments, self.rows, self.order = list(segments), list(rows), order
-        self.max_length, self.pad_id, self.micro_batches = max_length, pad_id, micro_batches
+        self.max_length, self.pad_id = max_length, pad_id
         self._loss_tokens: tuple[int, int] = (-1, 0)  # of the last global batch asked for
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -73,8 +71,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         row = packed_row(
             self.segments[place.source], self.rows[place.source].row(place.item), self.max_length, self.pad_id
         )
-        tokens = self.batch_loss_tokens(index // self.order.block_size)
-        row["loss_tokens"] = torch.tensor(tokens / self.micro_batches)
+        row["loss_tokens"] = torch.tensor(self.batch_loss_tokens(index // self.order.block_size))
         return row
 
     def batch_loss_tokens(self, batch: int) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -87,7 +88,9 @@ class PackedDataModule(L.LightningDataModule):
             return
         sources = self._loaded = self.load()
         self._train_rows = [pack(segments.lengths, self.max_length, self.seed) for segments in sources.train.values()]
-        self._validation_rows = [pack(segments.lengths, self.max_length) for segments in sources.validation.values()]
+        self._validation_rows = [
+            _shuffled(pack(segments.lengths, self.max_length)) for segments in sources.validation.values()
+        ]
         self._order = SampleOrder(
             sizes=[len(rows) for rows in self._train_rows],
             weights=[sources.weights[name] for name in sources.train],
@@ -136,7 +139,7 @@ class PackedDataModule(L.LightningDataModule):
             )
         return self.global_batch_size // self.micro_batch_size
 
-    def train_dataset(self, world_size: int) -> PackedDataset:
+    def train_dataset(self) -> PackedDataset:
         sources = self.sources
         return PackedDataset(
             list(sources.train.values()),
@@ -144,13 +147,12 @@ class PackedDataModule(L.LightningDataModule):
             self.order,
             self.max_length,
             self.pad_id,
-            self.micro_batches(world_size),
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         rank, world_size = self._rank()
         batches = RankBatches(self.consumed_samples, self.micro_batch_size, rank, world_size)
-        return DataLoader(self.train_dataset(world_size), batch_sampler=batches, **self._loader_options())
+        return DataLoader(self.train_dataset(), batch_sampler=batches, **self._loader_options())
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         rank, world_size = self._rank()
@@ -165,7 +167,12 @@ class PackedDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         steps = self.trainer.global_step if self.trainer else 0
-        return {"consumed_samples": steps * self.global_batch_size, "order": self.order.fingerprint()}
+        return {"consumed_samples": steps * self.global_batch_size, "order": self.fingerprint()}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be equal for a sample index to mean the same sample in another run."""
+        tokens = {name: int(segments.lengths.sum()) for name, segments in self.sources.train.items()}
+        return {**self.order.fingerprint(), "max_length": self.max_length, "tokens": tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after the samples a checkpoint has consumed.
@@ -173,7 +180,7 @@ class PackedDataModule(L.LightningDataModule):
         Raises:
             UserError: the checkpoint was made with another order of samples, so continuing would repeat some.
         """
-        ours, theirs = self.order.fingerprint(), state_dict["order"]
+        ours, theirs = self.fingerprint(), state_dict["order"]
         different = [key for key in ours if ours[key] != theirs.get(key)]
         if different:
             changes = ", ".join(f"{key} was {theirs.get(key)} and is {ours[key]}" for key in different)
@@ -192,3 +199,10 @@ class PackedDataModule(L.LightningDataModule):
             "pin_memory": bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
             "persistent_workers": self.num_workers > 0,
         }
+
+
+def _shuffled(rows: Rows) -> Rows:
+    """The same rows in another order: packing puts the longest segments first, and the first rows should be typical."""
+    order = np.random.default_rng(0).permutation(len(rows))
+    starts = np.concatenate([[0], np.cumsum(np.diff(rows.starts)[order])]).astype(np.int64)
+    return Rows(np.concatenate([rows.row(index) for index in order] or [rows.segments]), starts)

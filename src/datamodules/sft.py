@@ -100,7 +100,7 @@ class SFTDataModule(PackedDataModule):
         **packed: Any,
     ) -> None:
         super().__init__(**packed)
-        if not 0 <= validation_fraction < 1:
+        if isinstance(validation_fraction, str) or not 0 <= validation_fraction < 1:
             raise UserError(f"data.validation_fraction must be at least 0 and below 1, found {validation_fraction}")
         self.model, self.train_file = model, Path(train)
         self.validation_file = Path(validation) if validation else None
@@ -178,8 +178,12 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
         UserError: the file is missing, or not JSON; with the line number.
     """
     if not path.is_file():
-        raise UserError(f"no instruction file at {path}: give data.train=FILE.json or FILE.jsonl")
-    text = path.read_text(encoding="utf-8-sig")
+        made = ", or make it with python scripts/make_instructions.py" if "demo_ie" in path.parts else ""
+        raise UserError(f"no instruction file at {path}: give data.train=FILE.json or FILE.jsonl{made}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}): convert it, with iconv for instance") from None
     if text.lstrip().startswith("["):
         yield from _parsed(text, f"{path}")
         return

@@ -11,6 +11,7 @@ import json
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,16 +170,28 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     import torch
 
-    if not checkpoint.is_file():
-        what = "is a folder (sharded checkpoint)" if checkpoint.is_dir() else "does not exist"
-        raise UserError(f"checkpoint '{checkpoint}' {what}: expected one .ckpt file such as checkpoints/last.ckpt")
+    if not checkpoint.exists():
+        raise UserError(f"checkpoint '{checkpoint}' does not exist: expected one such as checkpoints/last.ckpt")
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        if checkpoint.is_dir():
+            content = _consolidated(checkpoint)
+        else:
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         state = content["state_dict"]
     except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise UserError(f"'{checkpoint}' is not a Lightning checkpoint ({str(error).splitlines()[0]})") from error
     trained = {key.removeprefix(STATE_PREFIX): value for key, value in state.items() if key.startswith(STATE_PREFIX)}
     return trained, dict(content.get("hyper_parameters") or {})
+
+
+def _consolidated(folder: Path) -> dict[str, Any]:
+    """A DeepSpeed ZeRO checkpoint, in pieces by rank, as one with whole float32 weights; they must fit in memory."""
+    from lightning.pytorch.utilities.deepspeed import convert_zero_checkpoint_to_fp32_state_dict
+
+    if not (folder / "checkpoint").is_dir():
+        raise UserError(f"checkpoint '{folder}' is a folder without DeepSpeed's pieces: expected FOLDER/checkpoint/*")
+    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+        return convert_zero_checkpoint_to_fp32_state_dict(folder, Path(work) / "weights.ckpt")
 
 
 def _load_state(model: Any, state: dict[str, Any], checkpoint: str | Path, spec: ModelSpec) -> None:

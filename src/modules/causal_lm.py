@@ -117,8 +117,8 @@ class CausalLM(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses, _ = token_losses(self._network(), batch)
-        loss = losses.sum() / batch["loss_tokens"][0]
         accumulation = self.trainer.accumulate_grad_batches
+        loss = losses.sum() * (accumulation * self.trainer.world_size / batch["loss_tokens"][0])
         self._step_loss = self._step_loss.to(loss.device) + loss.detach() / accumulation
         if (batch_idx + 1) % accumulation == 0:
             self.log("train/loss", self._step_loss, prog_bar=True, sync_dist=self.trainer.world_size > 1)

@@ -41,6 +41,17 @@ class LoRASettings:
         if not 0 <= self.dropout < 1:
             raise UserError(f"adapter.dropout must be at least 0 and below 1, found {self.dropout}")
 
+    def arguments(self) -> dict[str, Any]:
+        """The same as arguments of ``peft.LoraConfig``; also what a checkpoint remembers of the adapter."""
+        return {
+            "r": self.r,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "target_modules": list(self.target_modules),
+            "use_dora": self.use_dora,
+            "use_rslora": self.use_rslora,
+        }
+
 
 class LoRA(CausalLM):
     """`CausalLM` with frozen weights and a trained adapter.
@@ -53,23 +64,14 @@ class LoRA(CausalLM):
     def __init__(self, adapter: LoRASettings, **causal_lm: Any) -> None:
         super().__init__(**causal_lm)
         self.adapter = adapter
-        settings = {**asdict(adapter), "target_modules": list(adapter.target_modules)}
-        self.save_hyperparameters({"model": asdict(self.spec), "adapter": settings})
+        self.save_hyperparameters({"model": asdict(self.spec), "adapter": adapter.arguments()})
         self.strict_loading = False  # checkpoints hold the adapter only
 
     def build(self) -> nn.Module:
         model: Any = super().build()
         if self.gradient_checkpointing:
             model.enable_input_require_grads()  # or no gradient reaches the adapters through the frozen embedding
-        config = LoraConfig(
-            task_type="CAUSAL_LM",
-            r=self.adapter.r,
-            lora_alpha=self.adapter.alpha,
-            lora_dropout=self.adapter.dropout,
-            target_modules=list(self.adapter.target_modules),
-            use_dora=self.adapter.use_dora,
-            use_rslora=self.adapter.use_rslora,
-        )
+        config = LoraConfig(task_type="CAUSAL_LM", **self.adapter.arguments())
         # Inside zero.Init peft's zeroing of lora_B acts on an empty slice and the adapter starts at random.
         with outside_partitioning():
             try:
@@ -85,6 +87,8 @@ class LoRA(CausalLM):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.configure_model()
+        if "state_dict" not in checkpoint:  # DeepSpeed keeps the weights in files of its own
+            return
         missing = {n for n, p in self.named_parameters() if p.requires_grad} - set(checkpoint["state_dict"])
         if missing:
             raise UserError(

@@ -20,7 +20,15 @@ from torch import Tensor
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """`DeepSpeedStrategy` whose gradients are divided by the accumulation steps once."""
+    """`DeepSpeedStrategy` whose gradients are divided by the accumulation steps once.
+
+    With the optimizer in host memory it accepts PyTorch's AdamW, which DeepSpeed refuses unless told not to.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        assert isinstance(self.config, dict)
+        self.config["zero_force_ds_cpu_optimizer"] = False
 
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)

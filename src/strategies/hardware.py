@@ -1,5 +1,6 @@
 """What the machine can do: devices at hand, the precision that suits them, the peak they can reach."""
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -49,7 +50,7 @@ def check_hardware(accelerator: str, devices: int | str, num_nodes: int, needs: 
         needs: what the experiment was made for, said in the error.
 
     Raises:
-        UserError: the GPUs are not there; says what is and what to run instead.
+        UserError: the GPUs are not there, or several nodes without a launcher; says what to do instead.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if accelerator == "auto":
@@ -65,6 +66,12 @@ def check_hardware(accelerator: str, devices: int | str, num_nodes: int, needs: 
         raise UserError(
             f"this run needs {wanted} and this machine has {gpus or 'no'} GPU{'s' if gpus > 1 else ''}: "
             "run experiment=pretrain_demo or experiment=sft_demo here, or fit it with trainer=cpu or trainer.devices=…"
+        )
+    launchers = ({"SLURM_JOB_ID"}, {"TORCHELASTIC_RUN_ID"}, {"MASTER_ADDR", "NODE_RANK"})
+    if num_nodes > 1 and not any(names <= os.environ.keys() for names in launchers):
+        raise UserError(
+            f"this run spreads over {num_nodes} nodes and nothing says which one this is: start it on each node with "
+            "srun or torchrun, or with MASTER_ADDR and NODE_RANK set, or give trainer.num_nodes=1"
         )
     return Hardware(accelerator, devices, num_nodes)
 

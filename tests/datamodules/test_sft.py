@@ -95,3 +95,15 @@ def test_impossible_settings_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         module(llama_tiny, write(tmp_path / "a.jsonl", [ALPACA]), **settings)
+
+
+def test_a_checkpoint_of_other_data_or_order_is_refused(llama_tiny: ModelSpec, tmp_path: Path) -> None:
+    rows = [{**ALPACA, "output": str(number)} for number in range(20)]
+    path = write(tmp_path / "a.jsonl", rows)
+    state = module(llama_tiny, path).state_dict()
+    module(llama_tiny, path).load_state_dict(state)
+    others = [module(llama_tiny, path, seed=1), module(llama_tiny, path, global_batch_size=4)]
+    others.append(module(llama_tiny, write(tmp_path / "b.jsonl", rows[:15])))
+    for other, key in zip(others, ("seed", "global_batch_size", "tokens"), strict=True):
+        with pytest.raises(UserError, match=key):
+            other.load_state_dict(state)

@@ -19,6 +19,16 @@ def test_missing_gpus_are_named_with_what_runs_here() -> None:
         check_hardware("gpu", 64, 3)
 
 
+def test_several_nodes_need_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="srun or torchrun"):
+        check_hardware("cpu", 1, 3)
+    monkeypatch.setenv("MASTER_ADDR", "node0")
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert check_hardware("cpu", 1, 3).world_size == 3
+
+
 @pytest.mark.parametrize(("accelerator", "devices"), [("tpu", 1), ("cpu", 0), ("cpu", "two")])
 def test_impossible_devices_are_refused(accelerator: str, devices: int | str) -> None:
     with pytest.raises(UserError, match="must be"):
