@@ -12,7 +12,8 @@ from rich.console import Console
 
 from src.command import command
 from src.models.download import resolve
-from src.models.zoo import list_models, zoo_table
+from src.models.table import zoo_table
+from src.models.zoo import list_models
 
 
 @command("download")

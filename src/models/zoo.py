@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.console import Group
-from rich.table import Table
 
 from src.command import CONFIGS, group_options
 from src.errors import UserError
-from src.models.download import is_cached
 from src.models.spec import HUB_ID, ModelSpec
 
 CUSTOM = "custom"
@@ -40,36 +37,6 @@ def find_model(name_or_path: str) -> ModelSpec:
         f"no model '{name_or_path}'{f' (did you mean {close[0]}?)' if close else ''}: "
         f"expected one of {', '.join(names)}, a local folder, a .gguf file or a hub id (owner/name)"
     )
-
-
-def zoo_table(models: list[ModelSpec]) -> Group:
-    """What there is to choose from, for the terminal: a table, then a line about each model."""
-    table, notes = Table(box=None, header_style="bold", padding=(0, 2, 0, 0)), Table.grid(padding=(0, 2, 0, 0))
-    for column in ("name", "weights", "context", "size", "template", "cached", "licence"):
-        numeric = column in {"weights", "context", "size"}
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
-    for spec in models:
-        table.add_row(
-            spec.name,
-            _count(spec.parameters),
-            str(spec.context_length),
-            _size(spec.size_gb),
-            spec.template or "own",
-            "yes" if is_cached(spec) else "no",
-            spec.license,
-        )
-        notes.add_row(spec.name, spec.note)
-    return Group(table, "", notes)
-
-
-def _count(number: int) -> str:
-    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
-
-
-def _size(gigabytes: float) -> str:
-    if not gigabytes:
-        return "-"
-    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{gigabytes * 1000:.0f} MB"
 
 
 def _read(name: str, **overrides: Any) -> ModelSpec:

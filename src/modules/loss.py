@@ -1,8 +1,8 @@
 """Next-token loss of packed rows, computed only where there is something to learn.
 
 The language-model head is the widest matrix of a small model and most positions of an instruction row have no loss, so
-hidden states are selected *before* the head: the same number, less work (1.23 times faster LoRA steps, see
-docs/tuning.md). Models whose logits are more than ``head(hidden)`` go through their own forward.
+hidden states are selected *before* the head: the same number, less work. Models whose logits are more than
+``head(hidden)`` go through their own forward.
 """
 
 from typing import Any
