@@ -5,11 +5,11 @@
 """
 
 import functools
-import inspect
 import json
 import logging
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -153,10 +153,13 @@ def build(config: DictConfig, **more: Any) -> Any:
         raise UserError(f"{config._get_full_key(key)} has no value: give {config._get_full_key(key)}=…")
     target = instantiate(config, _partial_=True, _convert_="all")
     try:
-        inspect.signature(target).bind(**more)
+        return target(**more)
     except TypeError as error:
-        raise UserError(f"{config._get_full_key(None)}: {config._target_}, {error}; see --cfg job") from error
-    return target(**more)
+        if not re.search(r"\(\) (got an unexpected keyword|missing)", str(error)):
+            raise
+        raise UserError(
+            f"{config._get_full_key(None)}: {error}; the settings there are are shown by --cfg job"
+        ) from error
 
 
 def total_steps(trainer: DictConfig, datamodule: PackedDataModule) -> int:

@@ -7,6 +7,7 @@ What is added to ``hydra.main``:
 
 - ``model=PATH`` accepts a local folder, a hub id or a ``.gguf`` file besides the names in ``configs/model/``;
 - a bare flag such as ``--list`` is the setting ``list=true``;
+- a value that Hydra's grammar can't read, such as Chinese text, is taken as the text it is;
 - `UserError` and mistakes in overrides end in one sentence and exit status 2. Everything else keeps its traceback,
   because it is our mistake. ``HYDRA_FULL_ERROR=1`` shows the traceback of both.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
@@ -30,6 +32,8 @@ from src.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
+
+TEXTS = {"prompt", "instruction", "input", "system"}  # settings that hold what people write
 
 Task = Callable[[DictConfig], Any]
 
@@ -86,7 +90,7 @@ def _sentences(config_name: str, show_traceback: bool) -> Iterator[None]:
 
 
 def rewrite_arguments(arguments: list[str]) -> Iterator[str]:
-    """Turn ``--flag`` into ``flag=true`` and ``model=<path>`` into ``model=custom model.path=<path>``."""
+    """Turn ``--flag`` into ``flag=true``, ``model=<path>`` into ``model=custom model.path=<path>``, and quote texts."""
     hydra_flags = {"--multirun", "--cfg", "--resolve", "--package", "--run", "--info", "--config-path", "--config-name"}
     hydra_flags |= {"--config-dir", "--hydra-help", "--version", "--shell-completion", "--experimental-rerun"}
     zoo = set(group_options("model"))
@@ -97,8 +101,23 @@ def rewrite_arguments(arguments: list[str]) -> Iterator[str]:
         elif key == "model" and value not in zoo and _is_model_path(path := value.strip("'\"")):
             yield "model=custom"
             yield f"model.path={_quoted(path)}"
+        elif (
+            value
+            and not argument.startswith(("-", "~"))
+            and not _is_override(key, argument, bool({"-m", "--multirun"} & set(arguments)))
+        ):
+            yield f"{key}={_quoted(value)}"
         else:
             yield argument
+
+
+def _is_override(key: str, argument: str, multirun: bool) -> bool:
+    """Whether Hydra's grammar takes the argument as meant; it knows no Chinese, and a comma makes a sweep of a text."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return not (key in TEXTS and not multirun and override.is_sweep_override())
 
 
 def _is_model_path(value: str) -> bool:

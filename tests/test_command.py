@@ -33,6 +33,15 @@ def test_package_lines_are_not_part_of_a_comment() -> None:
         ("--cfg", ["--cfg"]),
         ("-m", ["-m"]),
         ("optimizer.lr=1e-4", ["optimizer.lr=1e-4"]),
+        ("adapter.r=4,8", ["adapter.r=4,8"]),
+        ("instruction=抽取三元组", ["instruction='抽取三元组'"]),
+        ("prompt=Who wrote it? (1998)", ["prompt='Who wrote it? (1998)'"]),
+        ("prompt=red, green, blue", ["prompt='red, green, blue'"]),
+        ("prompt='quoted, already'", ["prompt='quoted, already'"]),
+        ("input=it's 春風", [r"input='it\'s 春風'"]),
+        ("~callbacks.samples", ["~callbacks.samples"]),
+        ("+logger.wandb.tags=[a,b]", ["+logger.wandb.tags=[a,b]"]),
+        ("records=数据/测试.jsonl", ["records='数据/测试.jsonl'"]),
     ],
 )
 def test_arguments_are_rewritten(given: str, wanted: list[str]) -> None:

@@ -33,7 +33,7 @@ class LossCurve(Callback):
         if trainer.sanity_checking:
             return
         for name, value in trainer.callback_metrics.items():
-            if name.startswith("val/") and name.endswith("/loss"):
+            if name.startswith("val/") and name.endswith("/loss") and name != "val/loss":
                 points = self.validation.setdefault(name.split("/")[1], [])
                 if not points or points[-1][0] != trainer.global_step:
                     points.append((trainer.global_step, float(value)))
