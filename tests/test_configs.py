@@ -33,7 +33,7 @@ def test_root_configs_compose_and_their_values_resolve(root: str, tmp_path: Path
     cfg = composed(root, [], tmp_path)
     for key in cfg:
         if key != "hydra" and not OmegaConf.is_missing(cfg, key) and OmegaConf.is_config(cfg[key]):
-            OmegaConf.to_container(cfg[key], resolve=True)
+            assert "${" not in str(OmegaConf.to_container(cfg[key], resolve=True))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
