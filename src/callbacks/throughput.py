@@ -42,6 +42,7 @@ class Throughput(Callback):
         self._head_flops = parameter_flops(model.get_output_embeddings().weight)
         self._pair_flops = 12 * model.config.num_hidden_layers * model.config.hidden_size
         self._marks = [(time.perf_counter(), 0.0, 0.0)]
+        self._tokens = self._flops = self._paused_at = 0.0  # the model may have been validated before
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Tensor], batch_idx: int
