@@ -14,7 +14,10 @@ BROKEN = "\ufffd"  # what decoders put for bytes that are not a whole character
 
 
 class TextStream:
-    """Takes token ids, gives text deltas; their concatenation is the decoded answer up to the first stop text."""
+    """Takes token ids, gives text deltas; their concatenation is the decoded answer up to the first stop text.
+
+    An answer that was cut within a character ends before it.
+    """
 
     def __init__(self, tokenizer: "Tokenizer", stop: Sequence[str] = ()):
         self.tokenizer = tokenizer
@@ -36,11 +39,11 @@ class TextStream:
         return self._let_out(now[len(before) :])
 
     def finish(self) -> str:
-        """The rest, after the last token: what was held back, be it broken or the beginning of a stop text."""
+        """The rest, after the last token: the beginning of a stop text that did not come; half a character is dropped."""
         before = self._decode(self._ids[self._context : self._read])
         rest = self._decode(self._ids[self._context :])[len(before) :]
         self._context = self._read = len(self._ids)
-        delta = self._let_out(rest)
+        delta = self._let_out(rest.rstrip(BROKEN))
         delta += self._held
         self._held = ""
         return delta
