@@ -39,7 +39,7 @@ class TextStream:
         return self._let_out(now[len(before) :])
 
     def finish(self) -> str:
-        """The rest, after the last token: the beginning of a stop text that did not come; half a character is dropped."""
+        """The rest, after the last token: what looked like a stop text; half a character is dropped."""
         before = self._decode(self._ids[self._context : self._read])
         rest = self._decode(self._ids[self._context :])[len(before) :]
         self._context = self._read = len(self._ids)
