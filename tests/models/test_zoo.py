@@ -13,7 +13,8 @@ from rich.console import Console
 from src.command import CONFIGS, ROOT
 from src.errors import UserError
 from src.models.spec import ModelSpec
-from src.models.zoo import find_model, list_models, zoo_table
+from src.models.table import zoo_table
+from src.models.zoo import find_model, list_models
 
 NAMES = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml") if path.stem != "custom")
 

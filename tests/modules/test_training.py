@@ -128,6 +128,13 @@ def test_micro_batches_of_another_size_give_the_same_losses(compose_train: Compo
 
 
 @pytest.mark.slow
+def test_recomputed_activations_give_the_same_losses(compose_train: Compose, instructions: Path) -> None:
+    kept = train(tiny_run(compose_train, instructions))
+    recomputed = train(tiny_run(compose_train, instructions, "module.gradient_checkpointing=true"))
+    assert recomputed["val/loss"] == pytest.approx(kept["val/loss"], abs=1e-6)
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_an_adapter_holds_the_adapter_only(compose_train: Compose, instructions: Path) -> None:
     cfg = tiny_run(compose_train, instructions, "trainer.max_steps=1")
     train(cfg)
