@@ -44,16 +44,20 @@ def test_the_beginning_of_a_stop_text_is_shown_when_the_answer_ends_there(tokeni
     assert not flow.stopped and "".join(deltas) == "a\n##"
 
 
-def test_half_a_character_at_the_very_end_is_shown_as_a_mark(tokenizer):
+def test_half_a_character_at_the_very_end_is_dropped(tokenizer):
     flow = TextStream(tokenizer)
     ids = tokenizer.encode("a龘")[:-1]
     shown = "".join(flow.push(number) for number in ids)
-    assert shown == "a" and flow.finish() == tokenizer.decode(ids)[1:]
+    assert shown == "a" and flow.finish() == "" and tokenizer.decode(ids) != "a"
 
 
-@given(st.text(max_size=40), st.lists(st.text(min_size=1, max_size=3), max_size=2))
+CHARACTERS = st.characters(codec="utf-8", exclude_characters="\ufffd")  # the mark itself is taken for half a character
+
+
+@given(st.text(CHARACTERS, max_size=40), st.lists(st.text(CHARACTERS, min_size=1, max_size=3), max_size=2))
 def test_any_text_streams_to_what_stands_before_its_first_stop_text(tokenizer, text, stops):
     deltas, _ = stream(tokenizer, text, stops)
     text = tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True)  # it lacks some bytes of rare characters
+    text = text.rstrip("\ufffd")
     ends = [position for position in map(text.find, stops) if position >= 0]
     assert "".join(deltas) == text[: min(ends, default=None)]
