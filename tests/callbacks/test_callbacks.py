@@ -25,8 +25,7 @@ def test_tokens_are_counted_without_padding_and_pairs_within_segments() -> None:
 
 def test_validation_before_and_between_steps_is_not_training_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("src.callbacks.throughput.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("src.callbacks.throughput.peak_flops", lambda device, precision: 1.0)
+    monkeypatch.setattr("src.callbacks.throughput.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     config = LlamaConfig(
         vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, pad_token_id=0
     )
