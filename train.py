@@ -112,7 +112,7 @@ def build_trainer(
     accumulation = datamodule.micro_batches(hardware.world_size) // hardware.world_size
     if settings["precision"] == "auto":
         settings["precision"] = suitable_precision(hardware.accelerator)
-    settings["max_steps"] = total_steps(cfg.trainer, datamodule)
+    settings["max_steps"] = datamodule.limit_steps(total_steps(cfg.trainer, datamodule))
     settings |= {"accelerator": hardware.accelerator, "devices": hardware.devices}
     if OmegaConf.is_config(settings["strategy"]):
         settings["strategy"] = build(settings["strategy"])

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from src.command import command
+from src.corpus.dedup.settings import DedupSettings
 from src.corpus.preprocess import Settings, SourceSpec, preprocess_corpus
 from src.corpus.report import summary_table
 
@@ -20,6 +21,8 @@ from src.corpus.report import summary_table
 def main(cfg: DictConfig) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = OmegaConf.to_container(cfg.settings, resolve=True)
+    options["cleaning"] = OmegaConf.to_container(cfg.cleaning, resolve=True)
+    options["dedup"] = DedupSettings.from_config(OmegaConf.to_container(cfg.dedup, resolve=True))
     if cfg.tokenizer is None:
         from src.models.download import resolve  # torch and transformers are only needed to fetch a model
 
@@ -33,7 +36,10 @@ def main(cfg: DictConfig) -> None:
             options[name] = cfg[name]
     sources = OmegaConf.to_container(cfg.corpus.sources, resolve=True)
     specs = [SourceSpec.from_config(name, source) for name, source in sources.items()]
-    Console().print(summary_table(preprocess_corpus(specs, Settings(**options))))
+    report = preprocess_corpus(specs, Settings(**options), instantiate(cfg.executor))
+    if report is not None:
+        Console().print(summary_table(report))
+        Console().print(f"what became of every document: {cfg.output_dir}/report.html", soft_wrap=True)
 
 
 if __name__ == "__main__":

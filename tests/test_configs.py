@@ -15,7 +15,17 @@ from src.modules.optimizer import AdamW, Schedule
 from train import build
 
 ROOTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-NOT_OF_TRAINING = {"hydra", "paths", "experiment", "corpus", "decoding", "prompt_template"}
+NOT_OF_TRAINING = {
+    "hydra",
+    "paths",
+    "experiment",
+    "corpus",
+    "cleaning",
+    "dedup",
+    "executor",
+    "decoding",
+    "prompt_template",
+}
 GROUPS = sorted({path.name for path in CONFIGS.iterdir() if path.is_dir()} - NOT_OF_TRAINING)
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 

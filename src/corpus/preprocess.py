@@ -1,8 +1,9 @@
-"""The offline pipeline: every source of a corpus from raw files to a folder of token shards with a manifest.
+"""The offline pipeline: a corpus from raw files to folders of token shards, one a source, and a report.
 
-Shards are written into a hidden folder beside the final one, which takes their place in one rename when the manifest is
-complete: a run that is killed leaves nothing that opens, and the next run clears it away. A source whose shards were
-made with the same settings from the same files is left as it is.
+What is to be done is planned first (`plan.py`), carried out as stages of tasks (`tasks.py`) by an executor
+(`executors.py`), and put in its place at the end (`finish.py`). Everything lies in the hidden folder ``.work`` until it
+is complete: a run that is killed leaves nothing that opens, and the next one with the same settings goes on with the
+tasks that are missing. A source whose shards were made with the same settings from the same files is left as it is.
 """
 
 import hashlib
@@ -10,39 +11,63 @@ import json
 import logging
 import os
 import shutil
-import socket
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from src.corpus.parallel import run_workers
-from src.corpus.readers import Document, TxtDocuments, find_files
-from src.corpus.report import SourceProgress
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from src.corpus.dedup.buckets import FindDuplicates
+from src.corpus.dedup.resolve import ResolveDuplicates
+from src.corpus.dedup.settings import DedupSettings
+from src.corpus.executors import Executor, Local, Stage
+from src.corpus.finish import Finish, MeasureSplits, load_report
+from src.corpus.plan import Plan, PlannedSource, merged, number_tasks
+from src.corpus.readers import Reading, find_files, plan_parts
+from src.corpus.report import CorpusReport, PipelineProgress
 from src.corpus.sentences import Language
-from src.corpus.worker import Job, Reading, Result, check_bad_records, validation_threshold
+from src.corpus.steps import CleaningStep, Counted, counted
+from src.corpus.tasks import (
+    CleanPart,
+    DropDuplicates,
+    LoadCleaned,
+    ReadPart,
+    StoreCleaned,
+    StoreSignatures,
+    WriteShards,
+    duplicates_folder,
+)
 from src.errors import UserError
 from src.models.tokenizer import TextEncoder, open_encoder
 from src.shards.format import token_dtype
-from src.shards.manifest import Counts, Manifest
+from src.shards.manifest import Manifest
 from src.shards.source import Source
 
 logger = logging.getLogger(__name__)
 
-PIPELINE_VERSION = 1  # part of every manifest's settings: raise it when the same input gives other shards
-SCAN_BYTES = 64_000_000  # up to this much input the validation split's minimum is guaranteed by reading it first
+PIPELINE_VERSION = 2  # part of every manifest's settings: raise it when the same input gives other shards
+SCAN_BYTES = 64_000_000  # up to this much input the validation split's minimum is guaranteed
 WHOLE_HASH_BYTES = 16_000_000  # bigger inputs are recognised by size, time and their ends
 END_BYTES = 1_000_000
+BUCKET_BYTES = 1 << 30  # input whose fingerprints one task compares; they take about a tenth of it in memory
+READING = {f.name for f in fields(Reading)}
 
 
 @dataclass
 class SourceSpec:
-    """Where the text of one source comes from.
+    """Where the text of one source comes from, and how it is read and cleaned.
 
-    path: a file, folder or glob, or several of them.
-    txt_documents: what one document of a .txt file is: ``file``, ``paragraph`` or ``line``.
+    path: a file, folder or glob, or several of them; with `hub` the folder the files are downloaded to.
+    hub: a data set of the Hugging Face hub, ``{repo, files, revision}``.
+    reading: settings of `src.corpus.readers.Reading`, such as ``text_field``.
+    cleaning: changes to the cleaning steps of the language; None for a step takes it out.
     weight: share in a mix that names none.
     generate: dotted name of a function that yields `Document`s; `path` is then the .jsonl file they are written to.
     """
@@ -50,23 +75,23 @@ class SourceSpec:
     name: str
     path: str | list[str]
     language: Language
-    text_field: str = "text"
-    txt_documents: TxtDocuments = "file"
-    max_documents: int | None = None
+    reading: dict[str, Any] = field(default_factory=dict)
+    cleaning: dict[str, Any] = field(default_factory=dict)
     weight: float = 1.0
     generate: str | None = None
+    hub: dict[str, Any] | None = None
 
     @classmethod
     def from_config(cls, name: str, config: Mapping[str, Any]) -> "SourceSpec":
         """Build from one entry of a corpus config, naming keys that are unknown or missing."""
-        allowed = {f.name for f in fields(cls)} - {"name"}
-        if unknown := set(config) - allowed:
-            raise UserError(
-                f"source '{name}' has the unknown setting '{min(unknown)}': known are {', '.join(sorted(allowed))}"
-            )
+        own = {f.name for f in fields(cls)} - {"name", "reading"}
+        if unknown := set(config) - own - READING:
+            known = ", ".join(sorted(own | READING))
+            raise UserError(f"source '{name}' has the unknown setting '{min(unknown)}': known are {known}")
         if missing := {"path", "language"} - set(config):
             raise UserError(f"source '{name}' has no '{min(missing)}': every source needs path and language")
-        return cls(name=name, **config)
+        reading = {key: value for key, value in config.items() if key in READING}
+        return cls(name=name, reading=reading, **{key: value for key, value in config.items() if key in own})
 
 
 @dataclass
@@ -78,10 +103,14 @@ class Settings:
         one by itself and its EOS, an empty string means none.
     validation_fraction: share of the documents that make the validation split, chosen by hash.
     min_validation_bytes: text the validation split of a source under 64 MB holds at least, up to half of it.
+    part_bytes: input read by one task; None: a 32nd of a source, 4 to 256 MB.
+    cleaning: language to the cleaning steps of its texts, by name; each is a config with a ``_target_``.
+    keep_work: leave the cleaned texts and the logs of the tasks in ``.work``.
     """
 
     tokenizer: Path
     output_dir: Path
+    corpus: str = "corpus"
     tokenizer_name: str | None = None
     max_length: int = 1024
     document_bos: str | None = None
@@ -89,53 +118,187 @@ class Settings:
     validation_fraction: float = 0.05
     min_validation_bytes: int = 20_000
     max_bad_fraction: float = 0.05
-    workers: int = 1
+    part_bytes: int | None = None
+    cleaning: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    dedup: DedupSettings = field(default_factory=DedupSettings)
     overwrite: bool = False
+    keep_work: bool = False
 
     def __post_init__(self) -> None:
+        self.output_dir = Path(self.output_dir)
         if self.max_length < 2:
             raise UserError(
                 f"max_length={self.max_length} leaves no room for text: give at least 2 tokens, such as 1024"
             )
-        if self.workers < 1:
-            raise UserError(f"workers={self.workers} cannot work: give 1 or more")
+        if self.part_bytes is not None and self.part_bytes < 1:
+            raise UserError(f"part_bytes={self.part_bytes} is no size: give bytes, such as 64000000, or null")
         for name in ("validation_fraction", "max_bad_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} is not a fraction: give a number from 0 to below 1")
 
 
-def preprocess_corpus(sources: Iterable[SourceSpec], settings: Settings) -> list[Manifest]:
-    """Make or keep the shards of every source, ``<output_dir>/<source>``, and return their manifests in order."""
-    encoder = open_encoder(settings.tokenizer, settings.tokenizer_name)
-    return [preprocess_source(spec, settings, encoder) for spec in sources]
+def preprocess_corpus(
+    sources: Iterable[SourceSpec],
+    settings: Settings,
+    executor: Executor | None = None,
+    console: Console | None = None,
+) -> CorpusReport | None:
+    """Make or keep the shards of every source, ``<output_dir>/<source>``, and report what happened to every document.
 
-
-def preprocess_source(spec: SourceSpec, settings: Settings, encoder: TextEncoder) -> Manifest:
-    """Make the shards of one source, or keep them where they are made already.
+    Returns:
+        The report, which also lies in ``<output_dir>/report.json`` and ``report.html``; None where the executor only
+        queues the work.
 
     Raises:
-        UserError: input that cannot be read, or shards in the way that were made differently.
+        UserError: input that cannot be read, shards in the way that were made differently, or another run at work.
     """
+    executor = executor or Local()
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    with _alone(settings.output_dir):
+        plan = make_plan(list(sources), settings)
+        if any(source.writes for source in plan.sources):
+            _begin(plan)
+            finish = Finish(plan.work, str(executor), settings.keep_work)
+            with PipelineProgress(console or Console(file=sys.stderr)) as progress:
+                executor.run([*make_stages(plan), Stage("finish", [finish], 1)], plan.work / "logs", progress.update)
+            if not executor.waits:
+                return None
+            if not settings.keep_work:
+                shutil.rmtree(plan.work, ignore_errors=True)
+        return load_report(settings.output_dir)
+
+
+@contextmanager
+def _alone(output_dir: Path) -> Iterator[None]:
+    """Keep a second run out of the folder while one is at work."""
+    lock = FileLock(output_dir / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"another run is writing to {output_dir}: wait for it, or give another output_dir=…") from None
+
+
+def make_plan(specs: Sequence[SourceSpec], settings: Settings) -> Plan:
+    """Find the input, compare it with what is there already, and cut the work into tasks.
+
+    Raises:
+        UserError: a mistake in the settings of a source, no input, or shards in the way that were made differently.
+    """
+    encoder = open_encoder(settings.tokenizer, settings.tokenizer_name, engine="reference")  # opens in no time
+    planned: list[PlannedSource] = []
+    for spec in specs:
+        planned.append(_plan_source(spec, settings, encoder, planned))
+    last = max((index for index, source in enumerate(planned) if source.writes), default=-1)
+    if settings.dedup.kinds and settings.dedup.scope == "corpus":
+        kept = planned[: last + 1]  # what is made already may hold the first of two duplicates
+    else:
+        kept = [source for source in planned if source.writes]
+    return Plan(
+        corpus=settings.corpus,
+        output_dir=settings.output_dir,
+        tokenizer=Path(settings.tokenizer),
+        max_length=settings.max_length,
+        max_bad_fraction=settings.max_bad_fraction,
+        validation_fraction=settings.validation_fraction,
+        min_validation_bytes=settings.min_validation_bytes,
+        dedup=settings.dedup,
+        names=[source.name for source in planned],
+        sources=number_tasks(kept),
+        settings={"tokenizer": encoder.name, "max_length": settings.max_length, "dedup": asdict(settings.dedup)},
+    )
+
+
+def make_stages(plan: Plan) -> list[Stage]:
+    """The stages of a plan but the last, in order."""
+    work = plan.work
+    total = sum(source.input_bytes for source in plan.sources)
+    read: list[PipelineStep] = [ReadPart(work), CleanPart(work)]
+    if not plan.two_passes:
+        return [Stage("read, clean, write", [*read, WriteShards(work)], plan.tasks, total)]
+    if plan.dedup.kinds:
+        buckets = 1 + total // BUCKET_BYTES
+        found = duplicates_folder(work)
+        names = [source.name for source in plan.sources for _ in source.parts]
+        find = FindDuplicates(found, plan.dedup, plan.tasks, buckets)
+        resolve = ResolveDuplicates(found, plan.dedup, names, buckets)
+        return [
+            Stage("read and clean", [*read, StoreSignatures(work), StoreCleaned(work)], plan.tasks, total),
+            Stage("find duplicates", [find], buckets),
+            Stage("resolve duplicates", [resolve, MeasureSplits(work)], 1),
+            Stage("write", [LoadCleaned(work), DropDuplicates(work), WriteShards(work)], plan.tasks),
+        ]
+    return [
+        Stage("read and clean", [*read, StoreCleaned(work)], plan.tasks, total),
+        Stage("measure", [MeasureSplits(work)], 1),
+        Stage("write", [LoadCleaned(work), WriteShards(work)], plan.tasks),
+    ]
+
+
+def _begin(plan: Plan) -> None:
+    """Go on in the work folder where it holds this plan, else clear it."""
+    if plan.is_begun():
+        logger.info("going on with the run that was stopped in %s", plan.work)
+    else:
+        shutil.rmtree(plan.work, ignore_errors=True)
+    plan.save()
+
+
+def _plan_source(
+    spec: SourceSpec, settings: Settings, encoder: TextEncoder, before: Sequence[PlannedSource]
+) -> PlannedSource:
+    if spec.hub is not None:
+        from src.corpus.readers.hub import download_dataset  # the hub's library takes its time
+
+        download_dataset(spec.name, spec.hub, spec.path)
     if spec.generate is not None:
         _generate(spec)
-    files = tuple(find_files(spec.path))
-    manifest = _blank_manifest(spec, settings, encoder, files)
-    target = Path(settings.output_dir) / spec.name
-    _clear_leftovers(target)
-    if not settings.overwrite and (kept := _finished(target, manifest)) is not None:
-        return kept
-    partial = target.with_name(f".{target.name}.partial-{socket.gethostname()}-{os.getpid()}")
-    partial.mkdir(parents=True)
     try:
-        job = _job(spec, settings, manifest, partial, files)
-        with SourceProgress(spec.name, sum(file.stat().st_size for file in files)) as progress:
-            results = run_workers(job, settings.workers, progress.update)
-        _fill(manifest, results, settings)
-        manifest.save(partial)
-        _take_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return manifest
+        reading = Reading(**spec.reading)
+    except TypeError as error:
+        raise UserError(f"source '{spec.name}': {error}") from None
+    files = find_files(spec.path)
+    config = merged(settings.cleaning.get(spec.language, {}), spec.cleaning)
+    manifest = _blank_manifest(spec, settings, encoder, files, reading, config)
+    if settings.dedup.kinds and settings.dedup.scope == "corpus":
+        manifest.settings["after"] = [_digest(source.manifest.settings) for source in before]
+    finished = not settings.overwrite and _is_finished(settings.output_dir / spec.name, manifest)
+    size = sum(file.stat().st_size for file in files)
+    return PlannedSource(
+        name=spec.name,
+        language=spec.language,
+        manifest=manifest,
+        reading=reading,
+        parts=tuple(plan_parts(files, reading, settings.part_bytes)),
+        first_task=0,
+        input_bytes=size,
+        steps=build_steps(config),
+        writes=not finished,
+        measures=settings.validation_fraction > 0 and settings.min_validation_bytes > 0 and size <= SCAN_BYTES,
+    )
+
+
+def build_steps(config: Mapping[str, Any]) -> list[CleaningStep | Counted]:
+    """The steps of a cleaning config in its order; entries that are None are left out.
+
+    Raises:
+        UserError: a step that does not exist, or a setting it does not have.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    steps = []
+    for name, settings in config.items():
+        if settings is None:
+            continue
+        try:
+            steps.append(counted(name, instantiate(settings)))
+        except InstantiationException as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, UserError):
+                raise cause from None
+            raise UserError(f"cleaning step '{name}': {cause}") from None
+    return steps
 
 
 def _generate(spec: SourceSpec) -> None:
@@ -159,7 +322,14 @@ def _generate(spec: SourceSpec) -> None:
     os.replace(temporary, path)
 
 
-def _blank_manifest(spec: SourceSpec, settings: Settings, encoder: TextEncoder, files: Iterable[Path]) -> Manifest:
+def _blank_manifest(
+    spec: SourceSpec,
+    settings: Settings,
+    encoder: TextEncoder,
+    files: Iterable[Path],
+    reading: Reading,
+    cleaning: Mapping[str, Any],
+) -> Manifest:
     """The manifest as far as it is known before the first document: equal for equal work."""
     bos, eos = _marks(settings, encoder)
     return Manifest(
@@ -173,9 +343,10 @@ def _blank_manifest(spec: SourceSpec, settings: Settings, encoder: TextEncoder, 
         settings={
             "pipeline": PIPELINE_VERSION,
             "language": spec.language,
-            "text_field": spec.text_field,
-            "txt_documents": spec.txt_documents,
-            "max_documents": spec.max_documents,
+            "reading": _plain(asdict(reading)),
+            "cleaning": _plain(cleaning),
+            "dedup": _plain(asdict(settings.dedup)) if settings.dedup.kinds else None,
+            "part_bytes": settings.part_bytes,
             "bos_id": bos,
             "eos_id": eos,
             "validation_fraction": settings.validation_fraction,
@@ -183,6 +354,15 @@ def _blank_manifest(spec: SourceSpec, settings: Settings, encoder: TextEncoder, 
             "inputs": [[file.name, file.stat().st_size, _recognise(file)] for file in files],
         },
     )
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON gives it back, so that it can be compared with what was saved."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _marks(settings: Settings, encoder: TextEncoder) -> tuple[int | None, int | None]:
@@ -210,18 +390,18 @@ def _recognise(file: Path) -> str:
     return f"{digest.hexdigest()}-{file.stat().st_mtime_ns}"
 
 
-def _finished(target: Path, wanted: Manifest) -> Manifest | None:
-    """The manifest of shards that are already what is wanted, or None where there are none yet.
+def _is_finished(target: Path, wanted: Manifest) -> bool:
+    """Whether the shards that are wanted are there already.
 
     Raises:
         UserError: the shards were made with other settings, or are damaged.
     """
     if not target.exists():
-        return None
+        return False
     found = Manifest.load(target)
     for name in ("tokenizer_fingerprint", "max_length", "dtype"):
         _compare(target, name, getattr(found, name), getattr(wanted, name))
-    for name in sorted(found.settings.keys() | wanted.settings.keys()):
+    for name in wanted.settings | found.settings:
         _compare(target, name, found.settings.get(name), wanted.settings.get(name))
     for split, counts in found.splits.items():
         if counts.segments:
@@ -230,84 +410,22 @@ def _finished(target: Path, wanted: Manifest) -> Manifest | None:
         found.weight = wanted.weight
         found.save(target)
     logger.info("%s is made already with these settings", target)
-    return found
+    return True
+
+
+DIFFERENCES = {
+    "inputs": "from other input files",
+    "tokenizer_fingerprint": "with another tokenizer",
+    "cleaning": "with other cleaning steps",
+    "dedup": "with other settings of dedup",
+    "reading": "with other settings of how the files are read",
+    "after": "after other sources, of which duplicates were left out",
+    "pipeline": "by an older version of the pipeline",
+}
 
 
 def _compare(target: Path, name: str, found: Any, wanted: Any) -> None:
     if found == wanted:
         return
-    if name == "inputs":
-        what = "from other input files"
-    elif name == "tokenizer_fingerprint":
-        what = "with another tokenizer"
-    else:
-        what = f"with {name}={found}, now {name}={wanted} is asked for"
+    what = DIFFERENCES.get(name, f"with {name}={found}, now {name}={wanted} is asked for")
     raise UserError(f"the shards in {target} were made {what}: give overwrite=true to make them again, or output_dir=…")
-
-
-def _job(spec: SourceSpec, settings: Settings, manifest: Manifest, folder: Path, files: tuple[Path, ...]) -> Job:
-    reading = Reading(files, spec.text_field, spec.txt_documents, spec.max_documents)
-    threshold = settings.validation_fraction
-    if settings.min_validation_bytes > 0 and sum(file.stat().st_size for file in files) <= SCAN_BYTES:
-        threshold = validation_threshold(reading.documents(), threshold, settings.min_validation_bytes)
-    return Job(
-        reading=reading,
-        folder=folder,
-        tokenizer=Path(settings.tokenizer),
-        language=spec.language,
-        max_length=settings.max_length,
-        bos_id=manifest.settings["bos_id"],
-        eos_id=manifest.settings["eos_id"],
-        validation_below=threshold,
-        max_bad_fraction=settings.max_bad_fraction,
-        workers=settings.workers,
-    )
-
-
-def _fill(manifest: Manifest, results: list[Result], settings: Settings) -> None:
-    """Put the counts of all workers into the manifest, and refuse a source with too many bad records or no text."""
-    report = results[0].report
-    bad: Counter[str] = Counter()
-    for result in results:
-        bad += result.report.bad
-        manifest.empty_documents += result.empty_documents
-        for split, counts in result.splits.items():
-            manifest.splits[split] = manifest.splits.get(split, Counts()) + counts
-    report.records = sum(result.report.records for result in results)
-    report.bad = bad
-    report.examples = [example for result in results for example in result.report.examples]
-    check_bad_records(report, settings.max_bad_fraction)
-    if manifest.total.documents == 0:
-        raise UserError(f"source '{manifest.source}' holds no text in its {report.records} records: look at its path")
-    for example in report.examples:
-        logger.warning("source '%s' left out %s", manifest.source, example)
-    manifest.bad_records = dict(bad)
-
-
-def _take_place(partial: Path, target: Path) -> None:
-    """Give the finished folder its name; shards that were there before are out of the way first."""
-    old = target.with_name(f".{target.name}.old-{socket.gethostname()}-{os.getpid()}")
-    if target.exists():
-        os.replace(target, old)
-    os.replace(partial, target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _clear_leftovers(target: Path) -> None:
-    """Remove what killed runs of this machine left beside the target."""
-    mine = f"-{socket.gethostname()}-"
-    for kind in ("partial", "old"):
-        for leftover in target.parent.glob(f".{target.name}.{kind}-*"):
-            _, found, process = leftover.name.rpartition(mine)
-            if found and process.isdigit() and not _runs(int(process)):
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()

@@ -4,6 +4,10 @@ A document is tokenized once, whole, and cut afterwards at token borders, so joi
 its tokens. BOS stands only on the first segment of a document, EOS only on the last; they count as part of the first
 and the last sentence. A sentence longer than the limit is cut at the last token that fits and ends a character.
 
+Documents are tokenized in batches. Cutting takes one step a segment: from the last token that would fit, sentence ends
+are looked for backwards, a few hundred bytes at a time. Most of a text is never searched, and of a document that fits
+one segment, nothing.
+
 Every step takes and gives an iterator, so that it can become a step of a bigger pipeline.
 """
 
@@ -11,27 +15,32 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from datatrove.data import Document
 
-from src.corpus.readers import Document
-from src.corpus.sentences import Language, sentence_ends
+from src.corpus.sentences import Language, SentenceEnds
 from src.models.tokenizer import TextEncoder
 
-BATCH_BYTES = 1 << 20  # text handed to the tokenizer at once
+BATCH_CHARACTERS = 1 << 17  # text handed to the tokenizer at once: more is no faster and needs more memory
 MAX_CHARACTER_TOKENS = 8  # tokens one character can take (4 bytes in UTF-8), with room
+WINDOW = 128  # bytes before the limit that are searched first
 
 
 @dataclass(frozen=True)
-class TokenizedDocument:
-    """A document, its UTF-8 bytes and the ids of the whole text, int32 ``[tokens]``."""
+class TokenizedBatch:
+    """Documents and the ids of their texts.
 
-    document: Document
-    raw: bytes
+    ids: int32 ``[tokens]``, one document after another.
+    starts: where each document begins in them, int64 ``[documents + 1]``.
+    """
+
+    documents: list[Document]
     ids: np.ndarray
+    starts: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SegmentedDocument:
-    """A document's ids with BOS and EOS, and where each segment ends in them.
+    """A document, its text in UTF-8, its ids with BOS and EOS, and where each segment ends in them.
 
     ids: int32 ``[tokens]``.
     ends: int64 ``[segments]``, the last one ``len(ids)``.
@@ -47,26 +56,26 @@ class SegmentedDocument:
         return np.split(self.ids, self.ends[:-1])
 
 
-def tokenize(documents: Iterable[Document], encoder: TextEncoder) -> Iterator[TokenizedDocument]:
+def tokenize(documents: Iterable[Document], encoder: TextEncoder) -> Iterator[TokenizedBatch]:
     """Encode documents a batch at a time; the order is kept."""
     batch: list[Document] = []
     size = 0
     for document in documents:
         batch.append(document)
         size += len(document.text)
-        if size >= BATCH_BYTES // 2:
-            yield from _encode(batch, encoder)
+        if size >= BATCH_CHARACTERS:
+            yield _encode(batch, encoder)
             batch, size = [], 0
-    yield from _encode(batch, encoder)
+    if batch:
+        yield _encode(batch, encoder)
 
 
-def _encode(batch: list[Document], encoder: TextEncoder) -> Iterator[TokenizedDocument]:
-    for document, ids in zip(batch, encoder.encode_batch([document.text for document in batch]), strict=True):
-        yield TokenizedDocument(document, document.text.encode("utf-8"), ids)
+def _encode(batch: list[Document], encoder: TextEncoder) -> TokenizedBatch:
+    return TokenizedBatch(batch, *encoder.encode_flat([document.text for document in batch]))
 
 
 def segment(
-    documents: Iterable[TokenizedDocument],
+    batches: Iterable[TokenizedBatch],
     encoder: TextEncoder,
     language: Language,
     max_length: int,
@@ -74,82 +83,92 @@ def segment(
     eos_id: int | None = None,
 ) -> Iterator[SegmentedDocument]:
     """Cut tokenized documents into segments of at most `max_length` tokens, BOS and EOS included."""
-    for tokenized in documents:
-        raw, ids = tokenized.raw, tokenized.ids
-        ends = encoder.token_ends(ids, tokenized.document.text, len(raw))
-        borders = sentence_borders(raw, ends, language)
-        before, after = int(bos_id is not None), int(eos_id is not None)
-        if before or after:
-            ids = np.concatenate([[bos_id] * before, ids, [eos_id] * after]).astype(np.int32)
-            borders = borders + before
-        if len(ids):
-            borders = np.append(borders[:-1], len(ids))
-        if len(ids) > max_length:
-            cuts = greedy_ends(borders, max_length, _whole_character_borders(raw, ends, before), after)
-        else:
-            cuts = borders[-1:]
-        yield SegmentedDocument(tokenized.document, raw, ids, cuts)
+    before, after = int(bos_id is not None), int(eos_id is not None)
+    for batch in batches:
+        lengths = np.diff(batch.starts) + (before + after)
+        starts = batch.starts.tolist()
+        for index, document in enumerate(batch.documents):
+            ids = batch.ids[starts[index] : starts[index + 1]]
+            raw = document.text.encode("utf-8")
+            if len(ids) + before + after <= max_length:
+                ends = lengths[index : index + int(lengths[index] > 0)]
+            else:
+                token_ends = encoder.token_ends(ids, document.text, len(raw))
+                ends = segment_ends(raw, token_ends, language, max_length, before, after)
+            yield SegmentedDocument(document, raw, _marked(ids, bos_id, eos_id), ends)
 
 
-def sentence_borders(raw: bytes, token_ends: np.ndarray, language: Language) -> np.ndarray:
-    """Sentence ends as numbers of tokens before them, rising, the last one all tokens; int64 ``[borders]``.
-
-    A sentence end inside a token moves to the token's end where only blanks lie between (``"\\n    "`` is often one
-    token); else the two sentences stay together.
-
-    Args:
-        token_ends: byte offset of the end of each token, ``[tokens]``.
-    """
-    count = len(token_ends)
-    if count == 0:
-        return np.zeros(0, dtype=np.int64)
-    sentences = sentence_ends(raw, language)[:-1]
-    after = np.searchsorted(token_ends, sentences, side="left")  # first token that ends there or later
-    inside = after < count
-    sentences, after = sentences[inside], after[inside]
-    reached = token_ends[after]
-    keep = reached == sentences
-    for index in np.flatnonzero(~keep):
-        keep[index] = raw[sentences[index] : reached[index]].isspace()
-    # tokens that stand for no bytes, or share the last byte of a character, stay with what is before them
-    borders = np.searchsorted(token_ends, reached[keep], side="right")
-    return np.unique(np.append(borders, count)).astype(np.int64)
+def _marked(ids: np.ndarray, bos_id: int | None, eos_id: int | None) -> np.ndarray:
+    """The ids between BOS and EOS, where there are such."""
+    if bos_id is None and eos_id is None:
+        return ids
+    first = int(bos_id is not None)
+    marked = np.empty(first + len(ids) + int(eos_id is not None), dtype=np.int32)
+    marked[first : first + len(ids)] = ids
+    if bos_id is not None:
+        marked[0] = bos_id
+    if eos_id is not None:
+        marked[-1] = eos_id
+    return marked
 
 
-def _whole_character_borders(raw: bytes, token_ends: np.ndarray, shift: int) -> np.ndarray:
-    """Whether a document may be cut after so many tokens without cutting a character, bool ``[tokens + shift + 1]``."""
-    starts = np.append((np.frombuffer(raw, dtype=np.uint8) & 0xC0) != 0x80, True)
-    return np.concatenate([np.ones(shift + 1, dtype=bool), starts[token_ends]])
-
-
-def greedy_ends(borders: np.ndarray, max_length: int, whole: np.ndarray, eos: int = 0) -> np.ndarray:
-    """Ends of the segments, from the left, each at the last sentence border that fits; int64 ``[segments]``.
+def segment_ends(
+    raw: bytes, token_ends: np.ndarray, language: Language, max_length: int, before: int = 0, after: int = 0
+) -> np.ndarray:
+    """Ends of the segments of one document, from the left, each at the last sentence border that fits.
 
     Args:
-        borders: sentence ends in tokens, the last one the number of tokens.
-        whole: where an over-long sentence may be cut, bool over numbers of tokens.
-        eos: 1 where the last token is EOS, which is never cut off alone.
+        raw: the text in UTF-8.
+        token_ends: byte offset of the end of each of its tokens, int64 ``[tokens]``.
+        before, after: 1 where BOS or EOS is put before or after the text's tokens; EOS is never cut off alone.
+
+    Returns:
+        int64 ``[segments]``, counted in tokens with BOS and EOS, the last one all of them.
     """
-    total = int(borders[-1]) if len(borders) else 0
+    sentences = SentenceEnds(raw, language)
+    total = before + len(token_ends) + after
     ends: list[int] = []
     start = 0
     while total - start > max_length:
         limit = start + max_length
-        fitting = int(np.searchsorted(borders, limit, side="right"))
-        end = int(borders[fitting - 1]) if fitting else 0
-        if end <= start:
-            end = _cut(limit, start, whole, total - eos)
-        ends.append(end)
-        start = end
+        border = _last_border(sentences, raw, token_ends, max(start - before, 0), limit - before)
+        start = border + before if border else _cut(raw, token_ends, before, start, min(limit, total - after - 1))
+        ends.append(start)
     if total:
         ends.append(total)
     return np.array(ends, dtype=np.int64)
 
 
-def _cut(limit: int, start: int, whole: np.ndarray, text_end: int) -> int:
-    """Where to cut an over-long sentence: at the limit, or a little earlier to keep a character or EOS company."""
-    cut = min(limit, text_end - 1) if limit >= text_end else limit
-    for end in range(cut, max(start, cut - MAX_CHARACTER_TOKENS), -1):
-        if whole[end]:
+def _last_border(sentences: SentenceEnds, raw: bytes, token_ends: np.ndarray, start: int, limit: int) -> int:
+    """The last sentence border after more than `start` and at most `limit` tokens of the text; 0 where there is none.
+
+    A sentence end inside a token moves to the token's end where only blanks lie between (``"\\n    "`` is often one
+    token); else the two sentences stay together. Tokens that stand for no bytes, or share the last byte of a character,
+    stay with what is before them.
+    """
+    limit = min(limit, len(token_ends) - 1)
+    if limit <= start:
+        return 0
+    low, high = 0, int(token_ends[limit - 1])
+    if start and (shared := int(token_ends.searchsorted(token_ends[start - 1]))):
+        low = int(token_ends[shared - 1])
+    width = WINDOW
+    while low < high:
+        middle = max(low, high - width)
+        for end in reversed(sentences.between(middle, high)):
+            reached = int(token_ends[token_ends.searchsorted(end)])  # of the first token that ends there or later
+            if reached == end or raw[end:reached].isspace():
+                border = int(token_ends.searchsorted(reached, side="right"))
+                if start < border <= limit:
+                    return border
+        high, width = middle, width * 4
+    return 0
+
+
+def _cut(raw: bytes, token_ends: np.ndarray, before: int, start: int, limit: int) -> int:
+    """Where to cut an over-long sentence: at the limit, or a little earlier to keep a character whole."""
+    for end in range(limit, max(start, limit - MAX_CHARACTER_TOKENS), -1):
+        position = int(token_ends[end - before - 1]) if end > before else 0
+        if position == len(raw) or raw[position] & 0xC0 != 0x80:
             return end
-    return max(cut, start + 1)
+    return max(limit, start + 1)

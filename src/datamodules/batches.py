@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from src.datamodules.order import SampleOrder
-from src.datamodules.packing import Rows
+from src.datamodules.order import Place, Places, SampleOrder
+from src.shards.packing import Rows
 
 IGNORED = -100
+_PLACES_AT_ONCE = 1024
 
 
 class Segments(Protocol):
@@ -65,9 +66,10 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         self.segments, self.rows, self.order = list(segments), list(rows), order
         self.max_length, self.pad_id = max_length, pad_id
         self._loss_tokens: tuple[int, int] = (-1, 0)  # of the last global batch asked for
+        self._places: tuple[int, Places] = (0, self.order.places(0, 0))  # of the last samples asked for, and the first
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        place = self.order.place(index)
+        place = self.place(index)
         row = packed_row(
             self.segments[place.source], self.rows[place.source].row(place.item), self.max_length, self.pad_id
         )
@@ -78,10 +80,23 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         """Supervised tokens in one global batch."""
         if self._loss_tokens[0] != batch:
             size = self.order.block_size
-            places = (self.order.place(index) for index in range(batch * size, (batch + 1) * size))
+            places = (self.place(index) for index in range(batch * size, (batch + 1) * size))
             total = sum(self.segments[p.source].loss_tokens(self.rows[p.source].row(p.item)) for p in places)
             self._loss_tokens = (batch, max(total, 1))
         return self._loss_tokens[1]
+
+    def place(self, index: int) -> Place:
+        """`SampleOrder.place`, many global batches worth at once."""
+        start, places = self._places
+        if not start <= index < start + len(places):
+            length = -(-_PLACES_AT_ONCE // self.order.block_size) * self.order.block_size
+            start = index // length * length
+            end = start + length
+            if self.order.total_samples is not None:
+                end = min(end, self.order.total_samples)
+            places = self.order.places(start, end)
+            self._places = start, places
+        return places[index - start]
 
 
 class EvaluationDataset(Dataset[dict[str, Tensor]]):
@@ -118,19 +133,22 @@ def packed_row(segments: Segments, row: NDArray[np.int64], max_length: int, pad_
 
 
 class RankBatches(Sampler[list[int]]):
-    """The micro-batches of one rank, from ``consumed`` samples on, for ever.
+    """The micro-batches of one rank, from ``consumed`` samples on to ``end``, or for ever.
 
     A micro-step takes ``world_size × micro_batch_size`` consecutive samples, of which a rank takes every
-    ``world_size``-th: a global batch holds the same samples however many ranks share it.
+    ``world_size``-th: a global batch holds the same samples however many ranks share it. Where ``end`` is a multiple of
+    the global batch, all ranks end with the same micro-step.
     """
 
-    def __init__(self, consumed: int, micro_batch_size: int, rank: int, world_size: int) -> None:
-        self.consumed, self.rank, self.world_size = consumed, rank, world_size
+    def __init__(
+        self, consumed: int, micro_batch_size: int, rank: int, world_size: int, end: int | None = None
+    ) -> None:
+        self.consumed, self.rank, self.world_size, self.end = consumed, rank, world_size, end
         self.batch_size = micro_batch_size  # the name under which DeepSpeed's strategy looks for it
 
     def __iter__(self) -> Iterator[list[int]]:
         step = self.batch_size * self.world_size
         start = self.consumed
-        while True:
+        while self.end is None or start + step <= self.end:
             yield list(range(start + self.rank, start + step, self.world_size))
             start += step

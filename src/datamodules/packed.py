@@ -7,6 +7,7 @@ times the global batch size, so a checkpoint resumes on any number of processes.
 
 import logging
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from src.datamodules.batches import EvaluationDataset, PackedDataset, RankBatches, Segments
+from src.datamodules.mix import Mix, describe
 from src.datamodules.order import SampleOrder
-from src.datamodules.packing import Rows, pack
 from src.errors import UserError
+from src.shards.packing import Rows, pack
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +29,13 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Sources:
-    """What `PackedDataModule.load` returns: segments by source name, and the weight of each training source."""
+    """What `PackedDataModule.load` returns: segments by source name, and how training sources are mixed.
+
+    mix: a weight for each training source, or another setting that `Mix.parse` knows.
+    """
 
     train: dict[str, Segments]
-    weights: dict[str, float]
+    mix: Mapping[str, Any]
     validation: dict[str, Segments]
 
 
@@ -46,6 +51,8 @@ class PackedDataModule(L.LightningDataModule):
         seed: of the order of samples.
         validation_rows: at most so many packed rows of each source are used to validate.
         pad_id: token that fills rows up; it never has a loss and no segment sees it.
+        when_exhausted: what happens when every row of a source was read: ``repeat``, ``stop`` or ``reweight``, see
+            `SampleOrder`.
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class PackedDataModule(L.LightningDataModule):
         seed: int = 0,
         validation_rows: int = 64,
         pad_id: int = 0,
+        when_exhausted: str = "repeat",
     ) -> None:
         super().__init__()
         for name, value in {
@@ -73,6 +81,7 @@ class PackedDataModule(L.LightningDataModule):
             )
         self.max_length, self.micro_batch_size, self.global_batch_size = max_length, micro_batch_size, global_batch_size
         self.num_workers, self.seed, self.validation_rows, self.pad_id = num_workers, seed, validation_rows, pad_id
+        self.when_exhausted = when_exhausted
         self.consumed_samples = 0
         self._loaded: Sources | None = None
         self._order: SampleOrder | None = None
@@ -84,24 +93,27 @@ class PackedDataModule(L.LightningDataModule):
         """Read what there is to train and validate on. Called once in each process."""
 
     def setup(self, stage: str | None = None) -> None:
-        if self._loaded is not None:
-            return
+        if self._loaded is None:
+            self._plan()
+        if stage == "fit" and self.trainer is not None:
+            loop = self.trainer.fit_loop.epoch_loop  # or Lightning would read the last samples again and again
+            loop.max_steps = self.limit_steps(loop.max_steps)
+
+    def _plan(self) -> None:
         sources = self._loaded = self.load()
+        mix = Mix.parse(sources.mix, self.when_exhausted, self.global_batch_size)
         self._train_rows = [pack(segments.lengths, self.max_length, self.seed) for segments in sources.train.values()]
         self._validation_rows = [
             _shuffled(pack(segments.lengths, self.max_length)) for segments in sources.validation.values()
         ]
-        self._order = SampleOrder(
-            sizes=[len(rows) for rows in self._train_rows],
-            weights=[sources.weights[name] for name in sources.train],
-            block_size=self.global_batch_size,
-            seed=self.seed,
-        )
-        for (name, segments), rows in zip(sources.train.items(), self._train_rows, strict=True):
-            fill = int(segments.lengths.sum()) / (len(rows) * self.max_length)
-            log.info(
-                "source %s: %d segments in %d rows, %.1f %% full", name, len(segments.lengths), len(rows), fill * 100
-            )
+        tokens = {name: int(segments.lengths.sum()) for name, segments in sources.train.items()}
+        rows = {name: len(packed) for name, packed in zip(sources.train, self._train_rows, strict=True)}
+        self._order = mix.order(rows, tokens, self.global_batch_size, self.seed)
+        for name, segments in sources.train.items():
+            fill = 100 * tokens[name] / (rows[name] * self.max_length)
+            log.info("source %s: %d segments in %d rows, %.1f %% full", name, len(segments.lengths), rows[name], fill)
+        for sentence in describe(self._order, list(rows)):
+            log.info("%s", sentence)
 
     @property
     def sources(self) -> Sources:
@@ -116,9 +128,24 @@ class PackedDataModule(L.LightningDataModule):
         return self._order
 
     @property
+    def total_samples(self) -> int | None:
+        """Rows in all global batches of the mix; None for one that repeats its sources for ever."""
+        blocks = self.order.whole_blocks
+        return None if blocks is None else blocks * self.global_batch_size
+
+    @property
     def samples_per_epoch(self) -> int:
-        """Packed rows over all training sources."""
-        return sum(self.order.sizes)
+        """Rows of the whole mix where it has an end, else packed rows over all training sources."""
+        return self.total_samples or sum(self.order.sizes)
+
+    def limit_steps(self, steps: int) -> int:
+        """``steps`` (-1: no limit), or fewer where the mix ends before; says so in the log."""
+        available = self.order.whole_blocks
+        if available is None or 0 <= steps <= available:
+            return steps
+        if steps >= 0:
+            log.warning("the mix has %d global batches: training ends there and not after %d steps", available, steps)
+        return available
 
     @property
     def validation_names(self) -> list[str]:
@@ -150,8 +177,11 @@ class PackedDataModule(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        rank, world_size = self._rank()
-        batches = RankBatches(self.consumed_samples, self.micro_batch_size, rank, world_size)
+        return self.train_loader(*self._rank())
+
+    def train_loader(self, rank: int, world_size: int) -> DataLoader[Batch]:
+        """The micro-batches of one rank, from the samples consumed on to the end of the mix."""
+        batches = RankBatches(self.consumed_samples, self.micro_batch_size, rank, world_size, self.total_samples)
         return DataLoader(self.train_dataset(), batch_sampler=batches, **self._loader_options())
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
@@ -172,7 +202,8 @@ class PackedDataModule(L.LightningDataModule):
     def fingerprint(self) -> dict[str, Any]:
         """What must be equal for a sample index to mean the same sample in another run."""
         tokens = {name: int(segments.lengths.sum()) for name, segments in self.sources.train.items()}
-        return {**self.order.fingerprint(), "max_length": self.max_length, "tokens": tokens}
+        names = list(tokens)  # equal dictionaries may have them in another order
+        return {**self.order.fingerprint(), "max_length": self.max_length, "sources": names, "tokens": tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after the samples a checkpoint has consumed.

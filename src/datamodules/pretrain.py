@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from src.datamodules.mix import PER_BATCH, Mix
 from src.datamodules.packed import PackedDataModule, Sources
 from src.errors import UserError
 from src.models.download import resolve
@@ -37,18 +38,30 @@ class PretrainDataModule(PackedDataModule):
     Args:
         model: whose tokenizer must have made the shards.
         shards_dir: folder with one folder a source.
-        sources: source name to weight; the share of a source in every global batch is its weight over their sum.
+        sources: by source name a weight, or ``{epochs: …}``, ``{tokens: …}`` or ``{per_batch: …}``, see
+            `src.datamodules.mix`.
+        global_batch_distributed: by source name the rows in every global batch, KnowLM's setting; takes the place of
+            ``sources``.
         packed: settings of `PackedDataModule`.
     """
 
-    def __init__(self, model: ModelSpec, shards_dir: str, sources: Mapping[str, float], **packed: Any) -> None:
+    def __init__(
+        self,
+        model: ModelSpec,
+        shards_dir: str,
+        sources: Mapping[str, Any] | None = None,
+        global_batch_distributed: Mapping[str, int] | None = None,
+        **packed: Any,
+    ) -> None:
         super().__init__(**packed)
-        if not sources:
-            raise UserError("the mix names no source: give mix.sources, such as {zh: 0.7, en: 0.3}")
-        self.model, self.shards_dir, self.mix = model, Path(shards_dir), dict(sources)
+        if global_batch_distributed:
+            sources = {name: {PER_BATCH: rows} for name, rows in global_batch_distributed.items() if rows}
+        mix = Mix.parse(sources, self.when_exhausted, self.global_batch_size)
+        self.model, self.shards_dir = model, Path(shards_dir)
+        self.mix = {name: (sources or {})[name] for name in mix.shares}
 
     def load(self) -> Sources:
-        encoder = open_encoder(resolve(self.model))
+        encoder = open_encoder(resolve(self.model), engine="reference")
         train: dict[str, Any] = {}
         validation: dict[str, Any] = {}
         for name in self.mix:

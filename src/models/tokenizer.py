@@ -1,127 +1,42 @@
-"""Text to token ids without torch or transformers: what the corpus pipeline encodes with.
+"""Open a tokenizer without torch or transformers: what the corpus pipeline encodes with.
 
-One interface over two engines: `tokenizers` for a Hugging Face folder with ``tokenizer.json``, `sentencepiece` for a
-bare ``tokenizer.model``. Both encode whole texts, add no special tokens, and read a special token's spelling inside
-a text (``</s>`` in a manual page) as the plain characters it is.
-
-Where each token ends in the text is the running sum of the bytes its tokens stand for, which is ten times cheaper than
-asking the engine for offsets. The sum is checked against the text's UTF-8 length; where a normaliser changes the text
-or a piece is unknown, the engine's own offsets are used instead.
+Two kinds of vocabulary, each with the library that defines its ids: `tokenizers` for a Hugging Face folder with
+``tokenizer.json``, `sentencepiece` for a bare ``tokenizer.model``. `src.models.text_encoder` says what they have in
+common and when a faster engine takes their place.
 """
 
 import functools
-import hashlib
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import sentencepiece
 import tokenizers
 
 from src.errors import UserError
+from src.models.fast_tokenizer import BLANK, check_description, describe_sentencepiece, give_memory_back
+from src.models.text_encoder import Engine, TextEncoder
 
-BLANK = "\u2581"  # how SentencePiece spells a blank inside a piece
-
-
-class TextEncoder(ABC):
-    """Encodes texts with one vocabulary.
-
-    Attributes:
-        name: what people call the tokenizer, for messages and manifests.
-        tokens: the spelling of every id, ``[vocab_size]``.
-        byte_lengths: UTF-8 bytes of text each id stands for, int32 ``[vocab_size]``; 0 for special tokens.
-        bos_id, eos_id: ids of the tokens that begin and end a text, None where the vocabulary names none.
-        adds_bos: whether the tokenizer puts the BOS token before a text when left to its own.
-    """
-
-    def __init__(self, name: str, tokens: list[str], byte_lengths: np.ndarray) -> None:
-        self.name = name
-        self.tokens = tokens
-        self.byte_lengths = byte_lengths
-        self.bos_id: int | None = None
-        self.eos_id: int | None = None
-        self.adds_bos = False
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
-        return len(self.tokens)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over the spelling of every id in order: equal for equal vocabularies, wherever they lie."""
-        digest = hashlib.sha256()
-        for token in self.tokens:
-            spelling = token.encode("utf-8", "surrogatepass")
-            digest.update(len(spelling).to_bytes(4, "little") + spelling)
-        return digest.hexdigest()
-
-    @functools.cached_property
-    def _ids(self) -> dict[str, int]:
-        return {token: index for index, token in enumerate(self.tokens)}
-
-    def token_id(self, token: str) -> int:
-        """Id of a token by its spelling in the vocabulary, such as ``<|endoftext|>``."""
-        if token not in self._ids:
-            raise UserError(
-                f"tokenizer '{self.name}' ({self.vocab_size} tokens) has no token '{token}': "
-                "take the spelling from its tokenizer.json or tokenizer_config.json"
-            )
-        return self._ids[token]
-
-    @abstractmethod
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each whole text, int32, without special tokens."""
-
-    def token_ends(self, ids: np.ndarray, text: str, text_bytes: int | None = None) -> np.ndarray:
-        """Byte offset in the UTF-8 text at which each token ends.
-
-        Args:
-            ids: what `encode_batch` gave for this text, ``[n]``.
-            text_bytes: UTF-8 length of the text where the caller has it already.
-
-        Returns:
-            int64 ``[n]``, never falling. A token in the middle of a character ends in the middle of it; where offsets
-            come from the engine, which counts characters, the tokens of one character may share an end.
-        """
-        size = len(text.encode("utf-8")) if text_bytes is None else text_bytes
-        if len(ids) == 0:
-            return np.zeros(0, dtype=np.int64)
-        lengths = self.byte_lengths[ids]
-        ends = np.cumsum(lengths, dtype=np.int64)
-        prefix = int(ends[-1]) - size  # 1 where a blank was put before the text
-        if prefix in (0, 1) and lengths.all() and self._keeps_text(text):
-            ends -= prefix
-            return ends
-        return np.maximum.accumulate(self._engine_ends(ids, text))
-
-    @abstractmethod
-    def _keeps_text(self, text: str) -> bool:
-        """Whether the tokens of this text, put together, spell the text."""
-
-    @abstractmethod
-    def _engine_ends(self, ids: np.ndarray, text: str) -> np.ndarray:
-        """End of each token in bytes as the engine reports it, int64 ``[n]``."""
-
-    def _check_same(self, ids: np.ndarray, again: Sequence[int]) -> None:
-        if not np.array_equal(ids, np.asarray(again, dtype=np.int64)):
-            raise ValueError(f"these {len(ids)} ids are not what tokenizer '{self.name}' makes of this text")
+__all__ = ["Engine", "TextEncoder", "open_encoder"]
 
 
-def open_encoder(path: str | Path, name: str | None = None) -> TextEncoder:
+def open_encoder(path: str | Path, name: str | None = None, engine: Engine = "auto") -> TextEncoder:
     """Open the tokenizer of a Hugging Face folder, a ``tokenizer.json`` or a SentencePiece ``.model`` file.
 
     A folder is opened with `tokenizers` where it has ``tokenizer.json``, else with `sentencepiece`.
 
     Args:
         name: what to call it; by default the name of the folder it lies in.
+        engine: ``auto`` encodes with `fastokens` where it is exact, ``fastokens`` insists on it, and ``reference``
+            takes the library that defines the ids, which opens soonest: enough for who does not encode.
 
     Raises:
-        UserError: nothing is there, or it is not a tokenizer.
+        UserError: nothing is there, it is not a tokenizer, or `fastokens` was asked for and is not exact.
     """
+    if engine not in get_args(Engine):
+        raise UserError(f"engine '{engine}' is unknown: choose one of {', '.join(get_args(Engine))}")
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"tokenizer {path} does not exist: give a folder with tokenizer.json or a tokenizer.model file")
@@ -132,28 +47,26 @@ def open_encoder(path: str | Path, name: str | None = None) -> TextEncoder:
             raise UserError(f"{path} holds neither tokenizer.json nor tokenizer.model: give a folder with one of them")
         file = found[0]
     name = name or file.resolve().parent.name
-    return _FastEncoder(file, name) if file.suffix == ".json" else _SentencePieceEncoder(file, name)
+    encoder = _JsonEncoder(file, name) if file.suffix == ".json" else _SentencePieceEncoder(file, name)
+    encoder.choose_engine(engine)
+    return encoder
 
 
-class _FastEncoder(TextEncoder):
-    """Byte-level BPE or SentencePiece-like vocabularies through `tokenizers`."""
+class _JsonEncoder(TextEncoder):
+    """Byte-level BPE or SentencePiece-like vocabularies; the reference is `tokenizers`."""
+
+    reference = "tokenizers"
 
     def __init__(self, file: Path, name: str) -> None:
-        try:
-            description = json.loads(file.read_text(encoding="utf-8"))
-            self._engine = tokenizers.Tokenizer.from_str(json.dumps(description))
-        except Exception as error:  # the engine raises bare Exception
-            raise UserError(f"{file} is not a tokenizer that the tokenizers library can read: {error}") from None
-        self._engine.no_padding()
-        self._engine.no_truncation()
-        self._engine.encode_special_tokens = True
+        self.file = file
         by_token = self._engine.get_vocab(with_added_tokens=True)
         tokens = [""] * (max(by_token.values(), default=-1) + 1)
         for token, index in by_token.items():
             tokens[index] = token
+        description = json.loads(file.read_text(encoding="utf-8"))
         self._style = _vocabulary_style(description)
         self._identity = _only_marks_blanks(description.get("normalizer"))
-        super().__init__(name, tokens, self._lengths(tokens, description))
+        super().__init__(file, name, tokens, self._lengths(tokens, description))
         settings = _read_settings(file.parent)
         self.bos_id = self._special(settings, "bos_token", ("<s>", "<|begin_of_text|>"))
         self.eos_id = self._special(settings, "eos_token", ("</s>", "<|end_of_text|>", "<|endoftext|>"))
@@ -181,9 +94,32 @@ class _FastEncoder(TextEncoder):
             token = next((spelling for spelling in usual if spelling in self._ids), None)
         return self._ids.get(token) if token else None
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    @functools.cached_property
+    def _engine(self) -> tokenizers.Tokenizer:
+        try:
+            engine = tokenizers.Tokenizer.from_str(self.file.read_text(encoding="utf-8"))
+        except Exception as error:  # the engine raises bare Exception
+            raise UserError(f"{self.file} is not a tokenizer that the tokenizers library can read: {error}") from None
+        engine.no_padding()
+        engine.no_truncation()
+        engine.encode_special_tokens = True
+        return engine
+
+    def _close_reference(self) -> None:
+        del self._engine  # tens of megabytes; opened again where it is needed
+        give_memory_back()
+
+    def _encode_reference(self, texts: Sequence[str]) -> list[np.ndarray]:
         encodings = self._engine.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def _describe(self) -> str:
+        description = self.file.read_text(encoding="utf-8")
+        check_description(description)
+        return description
+
+    def _spell(self, ids: Sequence[int]) -> str:
+        return self._engine.decode(list(ids), skip_special_tokens=False)
 
     def _keeps_text(self, text: str) -> bool:
         if self._style == "other":
@@ -198,7 +134,9 @@ class _FastEncoder(TextEncoder):
 
 
 class _SentencePieceEncoder(TextEncoder):
-    """A SentencePiece model, BPE or unigram, with or without byte fallback."""
+    """A SentencePiece model, BPE or unigram, with or without byte fallback; the reference is `sentencepiece`."""
+
+    reference = "sentencepiece"
 
     def __init__(self, file: Path, name: str) -> None:
         try:
@@ -213,16 +151,25 @@ class _SentencePieceEncoder(TextEncoder):
                 lengths[index] = 1
             elif engine.is_control(index) or engine.is_unknown(index):
                 lengths[index] = 0
-        super().__init__(name, tokens, lengths)
+        super().__init__(file, name, tokens, lengths)
         self.bos_id = engine.bos_id() if engine.bos_id() >= 0 else None
         self.eos_id = engine.eos_id() if engine.eos_id() >= 0 else None
         # Llama's convention, which tokenizer_config.json may overrule
         self.adds_bos = self.bos_id is not None and bool(_read_settings(file.parent).get("add_bos_token", True))
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    def _encode_reference(self, texts: Sequence[str]) -> list[np.ndarray]:
         if not texts:
             return []
         return self._engine.encode(list(texts), return_type="numpy", num_threads=1)
+
+    def _describe(self) -> str:
+        return describe_sentencepiece(self.file.read_bytes())
+
+    def _spell(self, ids: Sequence[int]) -> str:
+        return self._engine.decode(list(ids))
+
+    def _close_reference(self) -> None:
+        pass  # a few megabytes
 
     @functools.cached_property
     def _identity(self) -> bool:

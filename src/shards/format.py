@@ -4,27 +4,44 @@ A shard is two files. ``PREFIX.bin`` is the token ids, one segment after another
 
     magic               9 bytes   "MMIDIDX" and two zero bytes
     version             uint64    1
-    dtype code          uint8     4 = int32, 8 = uint16 (the others of the table below can be read)
+    dtype code          uint8     4 = int32, 8 = uint16 (the other integers of the table below can be read)
     sequence count      uint64    n
     document count      uint64    d + 1
     sequence lengths    int32[n]  tokens of each segment
     sequence pointers   int64[n]  byte offset of each segment in the .bin file
     document indices    int64[d + 1]  first segment of each document, and n
+    sequence modes      int8[n]   only in a multimodal index: 0 = text
 
 Megatron-LM, NeMo and GPT-NeoX read what is written here; what they write can be read here. One *sequence* of the format
 is one segment, one *document* one source document.
 """
 
+import itertools
+import mmap
 import os
 import struct
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from src.errors import UserError
+from src.shards.atomic import AtomicFiles, FileSum, SummedFile
+from src.shards.token_file import (
+    BLOCK_SEGMENTS,
+    Advance,
+    Span,
+    TokenFile,
+    counted_segments,
+    document_blocks,
+    ignore,
+    length_blocks,
+    mode_blocks,
+    token_blocks,
+)
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -40,7 +57,7 @@ DTYPES: dict[int, type[np.number]] = {
     8: np.uint16,
 }
 CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
-POINTER_CHUNK = 1 << 20  # segments whose pointers are computed at once when the index is written
+MAX_LENGTH = (1 << 31) - 1  # tokens of a segment
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -53,6 +70,9 @@ class ShardWriter:
 
     As a context manager it closes on success and throws the temporary files away on an exception. The memory it needs
     is 4 bytes a segment and 8 a document.
+
+    Attributes:
+        sums: after `close`, size and SHA-256 of both files by their names, for a `Manifest`.
     """
 
     def __init__(self, prefix: str | Path, dtype: np.dtype | type) -> None:
@@ -64,8 +84,9 @@ class ShardWriter:
         self._lowest, self._highest = int(limits.min), int(limits.max)
         self._lengths = array("i")
         self._documents = array("q", [0])
-        self.prefix.parent.mkdir(parents=True, exist_ok=True)
-        self._bin = _temporary(self.prefix, ".bin").open("wb")
+        self._files = AtomicFiles([shard_file(self.prefix, ".bin"), shard_file(self.prefix, ".idx")])
+        self._bin, self._idx = self._files.__enter__()
+        self.sums: dict[str, FileSum] = self._files.sums
 
     def add_document(self, segments: Iterable[np.ndarray]) -> None:
         """Append one document.
@@ -81,33 +102,25 @@ class ShardWriter:
                     f"{self.prefix}: choose the dtype by token_dtype(vocab_size)"
                 )
         for part in parts:
-            self._bin.write(part.astype(self.dtype, copy=False).tobytes())
+            self._bin.write(np.ascontiguousarray(part, dtype=self.dtype))
             self._lengths.append(part.size)
         self._documents.append(len(self._lengths))
 
     def close(self) -> None:
         """Finish both files and give them their names; the index, which readers look for, comes last."""
-        self._sync_and_close(self._bin)
-        index = _temporary(self.prefix, ".idx").open("wb")
         lengths = np.frombuffer(self._lengths, dtype=np.int32) if self._lengths else np.zeros(0, dtype=np.int32)
-        index.write(HEADER.pack(MAGIC, VERSION, CODES[self.dtype], len(lengths), len(self._documents)))
-        index.write(lengths.astype("<i4", copy=False).tobytes())
-        position = 0
-        for start in range(0, len(lengths), POINTER_CHUNK):
-            sizes = lengths[start : start + POINTER_CHUNK].astype(np.int64) * self.dtype.itemsize
-            pointers = position + np.cumsum(sizes) - sizes
-            index.write(pointers.astype("<i8", copy=False).tobytes())
-            position += int(sizes.sum())
-        index.write(np.frombuffer(self._documents, dtype=np.int64).astype("<i8", copy=False).tobytes())
-        self._sync_and_close(index)
-        for suffix in (".bin", ".idx"):
-            os.replace(_temporary(self.prefix, suffix), self.prefix.with_name(self.prefix.name + suffix))
+        self._idx.write(HEADER.pack(MAGIC, VERSION, CODES[self.dtype], len(lengths), len(self._documents)))
+        _write_arrays(
+            self._idx,
+            self.dtype.itemsize,
+            lambda: (lengths[start : start + BLOCK_SEGMENTS] for start in range(0, len(lengths), BLOCK_SEGMENTS)),
+            [np.frombuffer(self._documents, dtype=np.int64)],
+        )
+        self._files.close()
 
     def abort(self) -> None:
         """Throw away what was written."""
-        self._bin.close()
-        for suffix in (".bin", ".idx"):
-            _temporary(self.prefix, suffix).unlink(missing_ok=True)
+        self._files.abort()
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -120,18 +133,76 @@ class ShardWriter:
         else:
             self.abort()
 
-    @staticmethod
-    def _sync_and_close(stream) -> None:  # type: ignore[no-untyped-def]
-        stream.flush()
-        os.fsync(stream.fileno())
-        stream.close()
+
+def write_shard(
+    prefix: Path, spans: Sequence[Span], overwrite: bool = False, advance: Advance = ignore
+) -> dict[str, FileSum]:
+    """Write documents of other token files, of any format, as one shard, in constant memory.
+
+    Returns:
+        size and SHA-256 of both files by their names.
+
+    Raises:
+        UserError: the shard exists, an index is damaged, or a segment or id is more than the format can hold.
+    """
+    dtype = _common_dtype(spans)
+    documents = sum(span.end - span.begin for span in spans)
+    segments = counted_segments(spans)
+    files = AtomicFiles([shard_file(prefix, ".bin"), shard_file(prefix, ".idx")], overwrite)
+    with files as (tokens, index):
+        index.write(HEADER.pack(MAGIC, VERSION, CODES[dtype], segments, documents + 1))
+        ends = [np.array([segments], np.int64)]
+        _write_arrays(
+            index, dtype.itemsize, lambda: _checked_lengths(spans), itertools.chain(document_blocks(spans), ends)
+        )
+        if any(span.file.modes is not None for span in spans):
+            for modes in mode_blocks(spans):
+                index.write(np.ascontiguousarray(modes))
+        for block in token_blocks(spans, dtype, advance):
+            tokens.write(block)
+    return files.sums
 
 
-def _temporary(prefix: Path, suffix: str) -> Path:
-    return prefix.with_name(f"{prefix.name}{suffix}.tmp")
+def _checked_lengths(spans: Sequence[Span]) -> Iterator[NDArray[np.int64]]:
+    for lengths in length_blocks(spans):
+        if lengths.max() > MAX_LENGTH:
+            raise UserError(
+                f"a segment of {lengths.max()} tokens does not fit Megatron's format, which holds {MAX_LENGTH}: "
+                "cut the stream with row_length=…"
+            )
+        yield lengths
 
 
-class Shard:
+def _common_dtype(spans: Sequence[Span]) -> np.dtype:
+    """The dtype of the format that holds the ids of all spans; the format's larger types are signed."""
+    signed: dict[str, np.dtype] = {"uint32": np.dtype(np.int32), "uint64": np.dtype(np.int64)}
+    return np.result_type(*[signed.get(span.file.dtype.name, span.file.dtype.newbyteorder("=")) for span in spans])
+
+
+def _write_arrays(
+    index: SummedFile,
+    itemsize: int,
+    length_parts: Callable[[], Iterator[NDArray[np.integer]]],
+    document_parts: Iterable[NDArray[np.int64]],
+) -> None:
+    """The three arrays of an index."""
+    for lengths in length_parts():
+        index.write(lengths.astype("<i4"))
+    position = 0
+    for lengths in length_parts():
+        sizes = lengths.astype(np.int64) * itemsize
+        index.write((position + np.cumsum(sizes) - sizes).astype("<i8"))
+        position += int(sizes.sum())
+    for first_segments in document_parts:
+        index.write(first_segments.astype("<i8"))
+
+
+def shard_file(prefix: str | Path, suffix: str) -> Path:
+    """One file of a shard; a prefix may hold dots."""
+    return Path(prefix).with_name(Path(prefix).name + suffix)
+
+
+class Shard(TokenFile):
     """One shard, opened without reading it: the arrays are views into two memory maps.
 
     Attributes:
@@ -139,7 +210,10 @@ class Shard:
         offsets: byte offset of each segment in the ``.bin`` file, int64 ``[segments]``.
         document_indices: first segment of each document, then the number of segments, int64 ``[documents + 1]``.
         tokens: every id of the shard, ``[tokens]``.
+        modes: what a multimodal index says of each segment, int8 ``[segments]``; None for text alone.
     """
+
+    format = "megatron"
 
     def __init__(self, prefix: str | Path) -> None:
         """Open ``PREFIX.idx`` and ``PREFIX.bin``.
@@ -147,23 +221,25 @@ class Shard:
         Raises:
             UserError: a file is missing, of another format, or shorter or longer than its header says.
         """
-        self.prefix = Path(prefix)
-        index_path = self.prefix.with_name(self.prefix.name + ".idx")
-        tokens_path = self.prefix.with_name(self.prefix.name + ".bin")
-        for path in (index_path, tokens_path):
-            if not path.is_file():
-                raise UserError(f"shard file {path} is missing: run scripts/preprocess.py again")
-        index = _map(index_path)
-        self.dtype, count, documents = _read_header(index, index_path)
+        self.path = self.prefix = Path(prefix)
+        index_path, self.tokens_path = shard_file(prefix, ".idx"), shard_file(prefix, ".bin")
+        self.files = (self.tokens_path, index_path)
+        index = mapped(index_path)
+        dtype, count, documents = _read_header(index, index_path)
         start = HEADER.size
         self.lengths = np.frombuffer(index, dtype="<i4", count=count, offset=start)
         self.offsets = np.frombuffer(index, dtype="<i8", count=count, offset=start + 4 * count)
-        self.document_indices = np.frombuffer(index, dtype="<i8", count=documents, offset=start + 12 * count)
-        self._raw = _map(tokens_path)
-        self._check(index_path, tokens_path)
-        self.tokens = self._raw.view(self.dtype)
+        end = start + 12 * count + 8 * documents
+        self.document_indices = np.frombuffer(index, dtype="<i8", count=documents, offset=end - 8 * documents)
+        if index.size > end:
+            self.modes = np.frombuffer(index, dtype=np.int8, count=count, offset=end)
+        raw = mapped(self.tokens_path)
+        self._check(index_path, raw.size, dtype.itemsize)
+        self.tokens = raw.view(dtype)
+        self._itemsize = dtype.itemsize
+        self._last_windows = self.tokens[:, None]
 
-    def _check(self, index_path: Path, tokens_path: Path) -> None:
+    def _check(self, index_path: Path, found: int, itemsize: int) -> None:
         """Compare first and last entries with the sizes of both files; the millions between are not touched."""
         count = len(self.lengths)
         if self.document_indices[0] != 0 or self.document_indices[-1] != count:
@@ -171,40 +247,90 @@ class Shard:
                 f"shard index {index_path} is damaged (its documents do not cover its segments): "
                 "run scripts/preprocess.py again"
             )
-        end = int(self.offsets[-1]) + int(self.lengths[-1]) * self.dtype.itemsize if count else 0
-        if end != self._raw.size:
+        end = int(self.offsets[-1]) + int(self.lengths[-1]) * itemsize if count else 0
+        if end != found:
             raise UserError(
-                f"shard {tokens_path} has {self._raw.size} bytes, its index {index_path.name} speaks of {end}: "
+                f"shard {self.tokens_path} has {found} bytes, its index {index_path.name} speaks of {end}: "
                 "one of the two is damaged or from another run, run scripts/preprocess.py again"
             )
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     @property
     def documents(self) -> int:
         """Number of documents."""
         return len(self.document_indices) - 1
 
+    def starts(self, begin: int, end: int) -> NDArray[np.int64]:
+        return self.offsets[begin:end] // self._itemsize
+
+    def document_starts(self, begin: int, end: int) -> NDArray[np.int64]:
+        return self.document_indices[begin:end]
+
     def segment(self, index: int) -> np.ndarray:
         """Token ids of one segment, a read-only view ``[length]`` in the shard's dtype."""
-        begin = int(self.offsets[index]) // self.dtype.itemsize
-        length = int(self.lengths[index])
-        if begin < 0 or length < 0 or begin + length > self.tokens.size:
-            raise UserError(
-                f"shard index {self.prefix}.idx is damaged at segment {index}: run scripts/preprocess.py again"
-            )
-        return self.tokens[begin : begin + length]
+        begin = self.offsets.item(index) // self._itemsize
+        end = begin + self.lengths.item(index)
+        if not 0 <= begin <= end <= self.tokens.size:
+            raise self.damaged(index)
+        return self.tokens[begin:end]
+
+    def gather(self, indices: NDArray[np.integer], length: int, out: NDArray | None = None, pad_id: int = 0) -> NDArray:
+        """Many segments at once, as rows of one array.
+
+        Args:
+            indices: segment numbers, ``[rows]``.
+            length: tokens of a row; longer segments are cut, shorter ones filled up with ``pad_id``.
+            out: where to put them, ``[rows, length]`` of any integer type that holds the ids; int64 if None.
+        """
+        rows = np.empty((len(indices), length), np.int64) if out is None else out
+        if not len(indices):
+            return rows
+        starts = self.offsets[indices] // self._itemsize
+        lengths = self.lengths[indices]
+        last = self.tokens.size - length
+        if starts.min() >= 0 and starts.max() <= last and lengths.min() >= length:
+            rows[...] = self._windows(length)[starts]
+        else:
+            self._gather_short(indices, starts, lengths, rows, pad_id)
+        return rows
+
+    def _gather_short(
+        self, indices: NDArray, starts: NDArray[np.int64], lengths: NDArray[np.int32], rows: NDArray, pad_id: int
+    ) -> None:
+        """Rows where some segments are shorter than a row, or lie so near the end that no row's worth follows."""
+        size, length = self.tokens.size, rows.shape[1]
+        wrong = (starts < 0) | (lengths < 0) | (starts + lengths > size)
+        if wrong.any():
+            raise self.damaged(int(indices[wrong.argmax()]))
+        inside = starts <= size - length
+        if inside.any():
+            rows[inside] = self._windows(length)[starts[inside]]
+        for row in np.flatnonzero(~inside).tolist():
+            rows[row, : size - starts[row]] = self.tokens[starts[row] :]
+        rows[np.arange(length) >= lengths[:, None]] = pad_id
+
+    def _windows(self, length: int) -> NDArray:
+        """Every run of so many consecutive tokens, ``[tokens - length + 1, length]``, without a copy."""
+        if self._last_windows.shape[1] != length:
+            self._last_windows = np.lib.stride_tricks.sliding_window_view(self.tokens, length)
+        return self._last_windows
 
     def __reduce__(self) -> tuple[type["Shard"], tuple[Path]]:
         return Shard, (self.prefix,)  # another process maps the files itself
 
 
-def _map(path: Path) -> np.ndarray:
-    """The bytes of a file as one read-only memory map (an empty file cannot be mapped)."""
-    if path.stat().st_size == 0:
-        return np.zeros(0, dtype=np.uint8)
-    return np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+def mapped(path: Path) -> NDArray[np.uint8]:
+    """The bytes of a file as one read-only memory map (an empty file cannot be mapped).
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        with path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size == 0:
+                return np.zeros(0, dtype=np.uint8)
+            return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"shard file {path} is missing: run scripts/preprocess.py again") from None
 
 
 def _read_header(index: np.ndarray, path: Path) -> tuple[np.dtype, int, int]:
@@ -214,6 +340,8 @@ def _read_header(index: np.ndarray, path: Path) -> tuple[np.dtype, int, int]:
     _, version, code, count, documents = HEADER.unpack(bytes(index[: HEADER.size]))
     if version != VERSION or code not in DTYPES:
         raise UserError(f"{path} has version {version} and dtype code {code}, expected version 1 and a code of 1 to 8")
+    if np.dtype(DTYPES[code]).kind not in "iu":
+        raise UserError(f"{path} holds floating-point numbers (dtype code {code}) and no token ids: give another file")
     if documents < 1:
         raise UserError(f"{path} lists no documents: the file is damaged, run scripts/preprocess.py again")
     expected = HEADER.size + 12 * count + 8 * documents

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from src.errors import UserError
+from src.shards.atomic import FileSum
+from src.shards.atomic import checksum as checksum
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -44,6 +46,8 @@ class Manifest:
     bad_records: records of the input that could not be read and were left out, by reason.
     empty_documents: records whose text was empty; they make no document.
     settings: everything the shards depend on, input files with size and time included; equal settings, equal shards.
+    files: size and SHA-256 of each shard file by its name, which ``scripts/shards.py verify`` compares; empty in
+        manifests of before they were recorded.
     """
 
     source: str
@@ -57,6 +61,7 @@ class Manifest:
     bad_records: dict[str, int] = field(default_factory=dict)
     empty_documents: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, FileSum] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @property
@@ -91,6 +96,7 @@ class Manifest:
             known = {f.name for f in fields(cls)}
             manifest = cls(**{key: value for key, value in data.items() if key in known})
             manifest.splits = {name: Counts(**counts) for name, counts in data["splits"].items()}
+            manifest.files = {name: FileSum(**file_sum) for name, file_sum in data.get("files", {}).items()}
         except UserError:
             raise
         except (ValueError, TypeError, AttributeError, KeyError) as error:

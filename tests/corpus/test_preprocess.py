@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.corpus.dedup.settings import DedupSettings
+from src.corpus.executors import Executor, Local, Ray, Slurm
 from src.corpus.preprocess import Settings, SourceSpec, preprocess_corpus
-from src.corpus.report import summary_table
-from src.corpus.worker import split_position, validation_threshold
+from src.corpus.report import CorpusReport
 from src.errors import UserError
 from src.shards.format import Shard
 from src.shards.manifest import Manifest
@@ -33,11 +35,12 @@ def raw(tmp_path):
 
 @pytest.fixture
 def make(tmp_path, raw, byte_level_folder):
-    def run(source=None, **options):
+    def run(source=None, workers=1, **options):
         spec = SourceSpec.from_config("en", {"path": str(raw), "language": "en"} | (source or {}))
         values = {"output_dir": tmp_path / "shards", "max_length": 64, "validation_fraction": 0.1} | options
-        (manifest,) = preprocess_corpus([spec], Settings(tokenizer=byte_level_folder, **values))
-        return manifest
+        report = preprocess_corpus([spec], Settings(tokenizer=byte_level_folder, **values), Local(workers))
+        assert isinstance(report, CorpusReport)
+        return Manifest.load(values["output_dir"] / "en")
 
     return run
 
@@ -56,6 +59,16 @@ def state(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
 
 
+def shard_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file of every source by name, but the report, which tells processor time."""
+    files = [path for path in sorted(folder.glob("[!.]*/*")) if path.name != "report.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
 def test_the_shards_hold_the_tokens_of_every_document_and_the_manifest_counts_them(make, tmp_path, encoders):
     manifest = make()
     eos = encoders["byte_level"].eos_id
@@ -65,7 +78,6 @@ def test_the_shards_hold_the_tokens_of_every_document_and_the_manifest_counts_th
     assert (total.documents, total.tokens) == (len(TEXTS), sum(map(len, expected)))
     assert total.bytes == sum(len(text.encode()) for text in TEXTS)
     assert manifest.empty_documents == 1
-    assert Manifest.load(tmp_path / "shards" / "en") == manifest
     for split in ("train", "validation"):
         source = Source.open(tmp_path / "shards" / "en", split)
         source.manifest.check_tokenizer(encoders["byte_level"])
@@ -80,12 +92,19 @@ def test_bos_and_eos_are_those_asked_for(make, tmp_path, encoders):
     assert encoders["byte_level"].eos_id not in {ids[-1] for ids in documents(tmp_path / "shards" / "en")}
 
 
-def test_two_workers_write_the_same_documents_as_one(make, tmp_path):
-    one = make(output_dir=tmp_path / "one")
-    two = make(output_dir=tmp_path / "two", workers=2)
-    assert documents(tmp_path / "one" / "en") == documents(tmp_path / "two" / "en")
-    assert one == two
-    assert len(list((tmp_path / "two" / "en").glob("train-*.idx"))) == 2
+@pytest.mark.parametrize("dedup", [DedupSettings(), DedupSettings(exact=True, minhash={})], ids=["plain", "dedup"])
+def test_shards_are_the_same_byte_for_byte_with_any_number_of_workers(make, tmp_path, dedup):
+    options = {"part_bytes": 20_000, "dedup": dedup}
+    make(output_dir=tmp_path / "one", **options)
+    make(output_dir=tmp_path / "three", workers=3, **options)
+    assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "three")
+    assert len(list((tmp_path / "one" / "en").glob("train-*.idx"))) > 2
+
+
+def test_parts_hold_together_the_documents_of_the_whole(make, tmp_path):
+    make(output_dir=tmp_path / "whole", part_bytes=10**9)
+    make(output_dir=tmp_path / "parts", part_bytes=5_000)
+    assert documents(tmp_path / "whole" / "en") == documents(tmp_path / "parts" / "en")
 
 
 def test_a_second_run_changes_nothing_and_other_settings_need_overwrite(make, tmp_path, raw):
@@ -97,11 +116,13 @@ def test_a_second_run_changes_nothing_and_other_settings_need_overwrite(make, tm
     assert make(source={"weight": 3.0}).weight == 3.0
     with pytest.raises(UserError, match="made with max_length=64, now max_length=32 is asked for: give overwrite=true"):
         make(max_length=32)
+    with pytest.raises(UserError, match="made with other settings of dedup"):
+        make(dedup=DedupSettings(exact=True))
     raw.write_text(json.dumps({"text": "other"}) + "\n")
     with pytest.raises(UserError, match="made from other input files"):
         make()
     assert make(max_length=32, overwrite=True).total.documents == 1
-    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["en"]
+    assert visible(tmp_path / "shards") == ["en", "report.html", "report.json"]
 
 
 def test_equal_texts_fall_into_the_same_split_and_the_minimum_is_kept(make, tmp_path, raw):
@@ -119,58 +140,158 @@ def test_no_fraction_means_no_validation_and_half_is_the_most(make):
     assert make(min_validation_bytes=10**9, overwrite=True).splits["validation"].bytes * 2 <= manifest.total.bytes
 
 
-def test_one_document_is_for_training():
-    from src.corpus.readers import Document
-
-    threshold = validation_threshold([Document("only", "1")], 0.05, 20_000)
-    assert split_position("only") >= threshold
-
-
 def test_bad_records_are_counted_and_too_many_stop_the_run(make, tmp_path, raw):
     with raw.open("a") as stream:
         stream.write('{broken\n{"txt": 1}\n')
     assert make().bad_records == {"not JSON": 1, "no field 'text'": 1}
-    with pytest.raises(UserError, match=r"2 of 303 records.*raw\.jsonl:302: not JSON"):
+    with pytest.raises(UserError, match=r"2 of 303 records.*raw\.jsonl.*not JSON"):
         make(output_dir=tmp_path / "strict", max_bad_fraction=0.001, workers=2)
-    assert list((tmp_path / "strict").iterdir()) == []
+    assert visible(tmp_path / "strict") == [".work"]
+    assert make(output_dir=tmp_path / "strict", max_bad_fraction=0.1).total.documents == len(TEXTS)
 
 
-def test_an_error_in_a_worker_process_reaches_the_user(make, raw, tmp_path):
-    (tmp_path / "z.jsonl.gz").write_bytes(b"\x1f\x8b not gzip")
-    with pytest.raises(UserError, match=r"z\.jsonl\.gz is damaged"):
-        make(source={"path": [str(raw), str(tmp_path / "z.jsonl.gz")]}, workers=2, min_validation_bytes=0)
-    assert list((tmp_path / "shards").iterdir()) == []
+def test_duplicates_are_left_out_within_and_across_sources(tmp_path, byte_level_folder):
+    texts = [f"{text} Number {number}." for number, text in enumerate(TEXTS[20:60])]
+    near = [text.replace("It ends.", "It ended.") for text in texts if len(text) > 400]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in [*texts, *texts[:5]]))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in [*texts[:9], *near, "new one"]))
+    specs = [SourceSpec.from_config(name, {"path": str(tmp_path / f"{name}.jsonl"), "language": "en"}) for name in "ab"]
+    settings = Settings(
+        byte_level_folder,
+        tmp_path / "shards",
+        validation_fraction=0.0,
+        dedup=DedupSettings(exact=True, minhash=None, scope="corpus"),
+    )
+    report = preprocess_corpus(specs, settings, Local(1))
+    assert Manifest.load(tmp_path / "shards" / "a").total.documents == len(texts)
+    assert Manifest.load(tmp_path / "shards" / "b").total.documents == len(near) + 1
+    report.check_balance()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_leaves_nothing_that_opens_and_the_next_one_clears_it_away(
-    make, raw, tmp_path, byte_level_folder, workers
-):
+@pytest.fixture
+def long_run(raw, tmp_path, byte_level_folder):
+    """A command that preprocesses for some seconds in many parts, into the folder it is given."""
     with raw.open("a") as stream:
-        for i in range(60_000):
+        for i in range(30_000):
             stream.write(json.dumps({"text": f"{i} " + "The fox sat down again. " * 20}) + "\n")
     script = (
+        "import sys\n"
+        "from src.corpus.dedup.settings import DedupSettings\n"
+        "from src.corpus.executors import Local\n"
         "from src.corpus.preprocess import *\n"
         "if __name__ == '__main__':\n"
         f"    spec = SourceSpec('en', {str(raw)!r}, 'en')\n"
-        f"    folders = [Path({str(byte_level_folder)!r}), Path({str(tmp_path / 'shards')!r})]\n"
-        f"    preprocess_corpus([spec], Settings(*folders, workers={workers}, min_validation_bytes=0))\n"
+        "    dedup = DedupSettings(exact=sys.argv[3] == 'dedup')\n"
+        f"    tokenizer = Path({str(byte_level_folder)!r})\n"
+        "    settings = Settings(tokenizer, Path(sys.argv[1]), part_bytes=2_000_000, dedup=dedup)\n"
+        "    preprocess_corpus([spec], settings, Local(int(sys.argv[2])))\n"
     )
     (tmp_path / "run.py").write_text(script)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, tmp_path / "run.py"], env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("shards/.en.partial-*/train-*.bin.tmp")):
+
+    def start(folder: Path, workers: int, dedup: str) -> subprocess.Popen:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        arguments = [sys.executable, tmp_path / "run.py", folder, str(workers), dedup]
+        return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE)
+
+    return start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workers", "dedup", "moment"),
+    [
+        (1, "plain", "results/read-00003.json"),
+        (2, "dedup", "cleaned/00004.jsonl.zst"),
+        (2, "dedup", "results/write-00004.json"),
+    ],
+)
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_bytes_of_an_uninterrupted_one(
+    long_run, tmp_path, workers, dedup, moment
+):
+    killed = tmp_path / "killed"
+    process = long_run(killed, workers, dedup)
+    deadline = time.monotonic() + 100
+    while not (killed / ".work" / moment).exists():
         assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not list(tmp_path.glob("shards/**/*.idx"))
+    assert visible(killed) == [".work"]
     with pytest.raises(UserError):
-        Source.open(tmp_path / "shards" / "en")
-    raw.write_text(json.dumps({"text": "short"}) + "\n")
-    make()
-    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["en"]
+        Source.open(killed / "en")
+    kept = {path: path.stat().st_mtime_ns for path in killed.glob(".work/logs/*/completions/*")}
+    assert kept
+    again = long_run(killed, 3 - workers, dedup)
+    _, said = again.communicate()
+    assert again.returncode == 0 and b"Traceback" not in said, said.decode()
+    whole = long_run(tmp_path / "whole", 2, dedup)
+    assert whole.wait() == 0
+    assert shard_bytes(killed) == shard_bytes(tmp_path / "whole")
+    assert visible(killed) == ["en", "report.html", "report.json"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(long_run, tmp_path, make):
+    small = tmp_path / "small"
+    small.mkdir()
+    script = f"{sys.executable} {tmp_path}/run.py {small} 1 plain"
+    command = f"mount -t tmpfs -o size=3m none {small} && {script}; ls -A {small}/en"
+    probe = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(small)], capture_output=True)
+    if probe.returncode:
+        pytest.skip("this machine lets nobody mount a small disk")
+    long_run(tmp_path / "script", 1, "plain").kill()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", command], capture_output=True, text=True, env=environment)
+    assert "no space left" in done.stderr.lower() and "run the same command again" in done.stderr
+    assert "manifest.json" not in done.stdout
+
+
+def test_two_runs_at_once_on_the_same_folder_are_refused(make, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "shards").mkdir()
+    with FileLock(tmp_path / "shards" / ".lock"), pytest.raises(UserError, match="another run is writing"):
+        make()
+
+
+def test_a_worker_that_is_killed_is_a_sentence_and_not_a_hang(long_run, tmp_path):
+    process = long_run(tmp_path / "out", 2, "plain")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / ".work" / "results").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert b"a worker process was killed" in said
+
+
+def cluster(name: str, folder: Path) -> Executor:
+    """An executor of this kind where the machine has what it takes."""
+    if name == "slurm":
+        if shutil.which("sinfo") is None or subprocess.run(["sinfo", "-h"], capture_output=True).returncode:
+            pytest.skip("this machine is part of no Slurm cluster")
+        partition = subprocess.run(["sinfo", "-ho", "%R"], capture_output=True, text=True).stdout.split()[0]
+        return Slurm(partition=partition, time="00:10:00", workers=2)
+    pytest.importorskip("ray")
+    return Ray(workers=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["slurm", "ray"])
+def test_a_cluster_writes_the_same_bytes_as_this_machine(make, tmp_path, raw, byte_level_folder, name):
+    options = {"part_bytes": 20_000, "dedup": DedupSettings(exact=True), "max_length": 64, "validation_fraction": 0.1}
+    spec = SourceSpec.from_config("en", {"path": str(raw), "language": "en"})
+    executor = cluster(name, tmp_path)
+    settings = Settings(byte_level_folder, tmp_path / "there", **options)
+    report = preprocess_corpus([spec], settings, executor)
+    assert (report is not None) == executor.waits
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "there" / "report.html").exists():
+        assert time.monotonic() < deadline, [path.read_text() for path in tmp_path.glob("there/.work/logs/*/slurm*/*")]
+        time.sleep(0.5)
+    make(output_dir=tmp_path / "here", **options)
+    assert shard_bytes(tmp_path / "here") == shard_bytes(tmp_path / "there")
 
 
 def test_mistakes_in_the_config_are_sentences(make, raw, tmp_path):
@@ -184,14 +305,13 @@ def test_mistakes_in_the_config_are_sentences(make, raw, tmp_path):
         make(document_eos="<nope>")
     with pytest.raises(UserError, match="max_length=1"):
         make(max_length=1)
+    with pytest.raises(UserError, match="workers=0"):
+        make(workers=0)
+    with pytest.raises(UserError, match="cleaning step 'quality'"):
+        make(source={"cleaning": {"quality": {"_target_": "src.corpus.steps.Nothing"}}})
     raw.write_text('{"text": ""}\n')
     with pytest.raises(UserError, match="holds no text"):
         make(output_dir=tmp_path / "empty")
-
-
-def test_the_table_shows_every_split(make):
-    table = summary_table([make()])
-    assert [len(list(column.cells)) for column in table.columns] == [2] * 10
 
 
 def test_the_writing_path_imports_neither_torch_nor_transformers():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.corpus.sentences import sentence_ends
+from src.corpus.sentences import REACH, SentenceEnds, sentence_ends
 from src.errors import UserError
 
 PIECES = st.sampled_from(
@@ -17,6 +17,11 @@ PIECES = st.sampled_from(
         *(".", "!", "?", "…", "。", "！", "”", "」", ")", "- ", "1"),
         *("Mr", "e.g", "A", "word", "小", "😀", "e\u0301"),
     ]
+)
+
+
+LONG = st.sampled_from(
+    [" " * 600, "\n" * 700, "." * 600, "。" * 250, "”" * 200, "月" * 250, "word " * 60, "etc. and " * 20]
 )
 
 
@@ -35,6 +40,30 @@ def test_sentences_joined_are_the_text_and_none_is_empty(language, text):
     sentences = split(text, language)  # decoding proves that no border cuts a character
     assert "".join(sentences) == text
     assert all(sentences)
+
+
+@pytest.mark.parametrize("language", ["zh", "en", "code"])
+@given(before=LONG | st.just(""), text=st.lists(PIECES, max_size=14).map("".join), after=LONG | st.just(""))
+@settings(max_examples=80, deadline=None)
+def test_ends_looked_for_between_two_places_are_all_ends_that_lie_there(language, before, text, after):
+    raw = (before + text + after).encode()
+    everything = sentence_ends(raw, language).tolist()[:-1]
+    first, last = len(before.encode()), len((before + text).encode())
+    early = max(0, first - 200)
+    for place in range(first, last + 1):
+        near, far = SentenceEnds(raw, language), SentenceEnds(raw, language)
+        assert near.between(place, last) == [end for end in everything if place < end <= last]
+        assert far.between(early, place) == [end for end in everything if early < end <= place]
+
+
+@pytest.mark.parametrize("language", ["zh", "en", "code"])
+def test_the_ends_near_a_place_are_found_without_searching_the_text(language):
+    raw = "A line of words.\n月光。\n".encode() * 100_000
+    sentences = SentenceEnds(raw, language)
+    start = time.process_time()
+    for high in range(1_000_000, 1_000_500):
+        assert sentences.between(high - REACH, high)
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(
@@ -67,5 +96,6 @@ def test_a_text_made_to_be_slow_is_split_in_linear_time(language, text):
 
 
 def test_an_unknown_language_is_an_error():
-    with pytest.raises(UserError, match="'de' has no sentence rules: choose one of zh, en, code"):
-        sentence_ends(b"x", "de")
+    for find in (sentence_ends, SentenceEnds):
+        with pytest.raises(UserError, match="'de' has no sentence rules: choose one of zh, en, code"):
+            find(b"x", "de")

@@ -4,13 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.datamodules.batches import IGNORED, EvaluationDataset, PackedDataset, RankBatches, packed_row
 from src.datamodules.order import SampleOrder
-from src.datamodules.packing import pack
 from src.datamodules.sft import EncodedExamples
+from src.shards.packing import pack
 
 
 def encoded(lengths: list[int]) -> EncodedExamples:
@@ -54,6 +54,22 @@ def test_a_global_batch_holds_the_same_samples_on_any_number_of_ranks(batch: int
         batches = iter(RankBatches(batch * 12, micro_batch_size, rank, world_size))
         seen += itertools.chain.from_iterable(itertools.islice(batches, steps))
     assert sorted(seen) == list(range(batch * 12, batch * 12 + 12))
+
+
+@given(st.integers(0, 40), st.sampled_from([(1, 12), (2, 6), (3, 4), (6, 2)]))
+def test_ranks_end_together_with_the_last_whole_global_batch(consumed: int, layout: tuple[int, int]) -> None:
+    world_size, micro_batch_size = layout
+    ranks = [list(RankBatches(consumed * 12, micro_batch_size, rank, world_size, 360)) for rank in range(world_size)]
+    seen = [sample for batches in ranks for batch in batches for sample in batch]
+    assert sorted(seen) == list(range(consumed * 12, 360))
+    assert len({len(batches) for batches in ranks}) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=30), st.integers(1, 1500))
+def test_samples_asked_for_in_any_order_have_their_places(indices: list[int], block: int) -> None:
+    data = dataset([16] * 3000, block)
+    assert [data.place(index) for index in indices] == [data.order.place(index) for index in indices]
 
 
 def test_evaluation_pads_with_rows_without_loss() -> None:

@@ -1,6 +1,9 @@
-"""Offsets, special tokens and fingerprints of both tokenizer engines, on vocabularies trained here in a second."""
+"""Ids, offsets and fingerprints with every engine, and which engine is chosen, on vocabularies trained here."""
 
+import gzip
 import json
+import logging
+import pickle
 import shutil
 from pathlib import Path
 
@@ -35,7 +38,11 @@ AWKWARD = [
     "literal \u2581 mark",
     "</s><s><unk><|endoftext|>",
     "a\tb  c   d\u3000e",
+    "\ufffd lone \ufeff mark",
+    "<0x0A> <0x41>",
 ]
+PIECES = st.sampled_from([*AWKWARD, "the ", "quick", "月光", "    ", "\n\n", "don't", "42"])
+MIXED = st.lists(PIECES | st.text(max_size=6), max_size=20).map("".join)
 
 
 def byte_level(folder: Path) -> Path:
@@ -71,22 +78,26 @@ def sentencepiece_model(folder: Path, kind: str, **options: object) -> Path:
 
 
 IDENTITY = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+LLAMA_LIKE = IDENTITY | {"required_chars": "<0x123456789ABCDEF>"}
 
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextEncoder]:
     root = tmp_path_factory.mktemp("tokenizers")
-    return {
-        "byte_level": open_encoder(byte_level(root / "byte_level")),
-        "bpe": open_encoder(sentencepiece_model(root / "bpe", "bpe", **IDENTITY)),
-        "unigram": open_encoder(sentencepiece_model(root / "unigram", "unigram", **IDENTITY)),
-        "normalizing": open_encoder(sentencepiece_model(root / "normalizing", "unigram")),
-        "no_fallback": open_encoder(sentencepiece_model(root / "no_fallback", "bpe", byte_fallback=False)),
+    folders = {
+        "byte_level": byte_level(root / "byte_level"),
+        "bpe": sentencepiece_model(root / "bpe", "bpe", **LLAMA_LIKE),
+        "unigram": sentencepiece_model(root / "unigram", "unigram", **IDENTITY),
+        "normalizing": sentencepiece_model(root / "normalizing", "unigram"),
+        "no_fallback": sentencepiece_model(root / "no_fallback", "bpe", byte_fallback=False),
     }
+    slow = {f"{kind}_reference": open_encoder(folders[kind], engine="reference") for kind in FAST}
+    return {kind: open_encoder(folder) for kind, folder in folders.items()} | slow
 
 
-ALL = ["byte_level", "bpe", "unigram", "normalizing", "no_fallback"]
-EXACT = ALL[:3]
+FAST = ["byte_level", "bpe"]
+EXACT = [*FAST, "byte_level_reference", "bpe_reference", "unigram"]
+ALL = [*EXACT, "normalizing", "no_fallback"]
 
 
 def spelled(encoder: TextEncoder, ids: np.ndarray) -> bytes:
@@ -96,7 +107,7 @@ def spelled(encoder: TextEncoder, ids: np.ndarray) -> bytes:
     alphabet |= {chr(256 + i): b for i, b in enumerate(missing)}
     parts = []
     for token in (encoder.tokens[i] for i in ids):
-        if type(encoder).__name__ == "_FastEncoder":
+        if type(encoder).__name__ == "_JsonEncoder":
             parts.append(bytes(alphabet[c] for c in token))
         elif token.startswith("<0x") and len(token) == 6:
             parts.append(bytes([int(token[3:5], 16)]))
@@ -107,7 +118,7 @@ def spelled(encoder: TextEncoder, ids: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize("kind", EXACT)
 @given(text=st.text(max_size=60) | st.sampled_from(AWKWARD))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_token_ends_are_where_the_spelling_of_the_tokens_ends(encoders, kind, text):
     encoder = encoders[kind]
     (ids,) = encoder.encode_batch([text])
@@ -152,6 +163,70 @@ def test_special_tokens_inside_a_text_stay_plain_text(encoders, kind):
     assert not specials & set(ids.tolist())
 
 
+@pytest.mark.parametrize("kind", FAST)
+@given(texts=st.lists(MIXED, max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_the_fast_engine_gives_the_ids_of_the_reference(encoders, kind, texts):
+    fast, reference = encoders[kind], encoders[f"{kind}_reference"]
+    assert (fast.engine, reference.engine) == ("fastokens", {"byte_level": "tokenizers", "bpe": "sentencepiece"}[kind])
+    for ids, expected in zip(fast.encode_batch(texts), reference.encode_batch(texts), strict=True):
+        assert ids.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("kind", ALL)
+@given(texts=st.lists(MIXED, max_size=5))
+@settings(max_examples=25, deadline=None)
+def test_flat_ids_are_the_ids_of_the_batch_one_after_another(encoders, kind, texts):
+    batch = encoders[kind].encode_batch(texts)
+    ids, starts = encoders[kind].encode_flat(texts)
+    assert ids.dtype == np.int32 and starts.dtype == np.int64 and len(starts) == len(texts) + 1
+    assert ids.tolist() == [token for part in batch for token in part.tolist()]
+    assert np.diff(starts).tolist() == [len(part) for part in batch]
+
+
+@pytest.mark.parametrize(
+    ("kind", "engine", "reason"),
+    [
+        ("byte_level", "fastokens", "same ids as tokenizers"),
+        ("bpe", "fastokens", "same ids as sentencepiece"),
+        ("bpe_reference", "sentencepiece", "asked for"),
+        ("unigram", "sentencepiece", "only BPE is exact"),
+        ("normalizing", "sentencepiece", "only BPE is exact"),
+        ("no_fallback", "sentencepiece", "normalises"),
+    ],
+)
+def test_an_encoder_says_which_engine_it_uses_and_why(encoders, kind, engine, reason):
+    assert encoders[kind].engine == engine
+    assert reason in encoders[kind].engine_reason
+
+
+def test_the_choice_of_the_engine_is_logged(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        open_encoder(byte_level(tmp_path / "mine"))
+    assert "tokenizer 'mine' encodes with fastokens: same ids as tokenizers on the check texts" in caplog.text
+
+
+def test_an_engine_that_makes_other_ids_is_not_used(tmp_path):
+    """In this vocabulary "<" is no token: the fast engine reads a text's "<0x41>" as the byte token of that name."""
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"0": 256, "x": 257, "a": 258}
+    model = {"type": "BPE", "unk_token": None, "fuse_unk": False, "byte_fallback": True, "vocab": vocabulary}
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model | {"merges": []}}))
+    encoder = open_encoder(file)
+    assert encoder.engine == "tokenizers" and "differ on the check texts" in encoder.engine_reason
+    assert encoder.encode_batch(["<0x41>"])[0].tolist() == [0x3C, 256, 257, 0x34, 0x31, 0x3E]
+    with pytest.raises(UserError, match=r"cannot be encoded with fastokens: .* differ .*: set engine=auto"):
+        open_encoder(file, engine="fastokens")
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "bpe_reference", "unigram"])
+def test_an_encoder_sent_to_a_process_opens_its_files_there(encoders, kind):
+    encoder = encoders[kind]
+    again = pickle.loads(pickle.dumps(encoder))
+    assert (again.name, again.engine, again.fingerprint) == (encoder.name, encoder.engine, encoder.fingerprint)
+    assert again.encode_batch(TEXTS[:3])[2].tolist() == encoder.encode_batch(TEXTS[:3])[2].tolist()
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_a_batch_gives_the_ids_of_each_text_alone(encoders, kind):
     encoder = encoders[kind]
@@ -182,7 +257,8 @@ def test_fingerprint_depends_on_the_vocabulary_and_not_on_the_place(encoders, tm
     again = open_encoder(copy, name="other")
     assert again.name == "other"
     assert again.fingerprint == encoders["byte_level"].fingerprint
-    assert len({encoder.fingerprint for encoder in encoders.values()}) == len(encoders)
+    assert encoders["bpe"].fingerprint == encoders["bpe_reference"].fingerprint
+    assert len({encoder.fingerprint for encoder in encoders.values()}) == len(encoders) - len(FAST)
 
 
 def test_a_folder_with_both_files_is_opened_as_a_fast_tokenizer(tmp_path):
@@ -204,12 +280,27 @@ def test_mistakes_are_sentences(tmp_path, encoders):
         encoders["bpe"].token_id("<nope>")
     with pytest.raises(ValueError, match="not what tokenizer"):
         encoders["normalizing"].token_ends(np.array([5, 6]), "something  else")
+    with pytest.raises(UserError, match="engine 'rust' is unknown: choose one of auto, reference, fastokens"):
+        open_encoder(tmp_path, engine="rust")
 
 
 @pytest.mark.slow
 def test_the_default_model_encodes_with_exact_byte_ends(smollm2_dir):
     encoder = open_encoder(smollm2_dir)
-    assert encoder.vocab_size == 49152
+    assert encoder.vocab_size == 49152 and encoder.engine == "fastokens"
     for text in AWKWARD:
         (ids,) = encoder.encode_batch([text])
         assert encoder.byte_lengths[ids].sum() == len(text.encode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["zh", "en", "code"])
+def test_real_documents_have_the_ids_of_the_reference(smollm2_dir, language):
+    file = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpora" / f"{language}.jsonl.gz"
+    if not file.is_file():
+        pytest.skip("the shared test corpora are not here")
+    with gzip.open(file, "rt") as lines:
+        texts = [json.loads(next(lines))["text"] for _ in range(25)]
+    fast = open_encoder(smollm2_dir, engine="fastokens").encode_batch(texts)
+    reference = open_encoder(smollm2_dir, engine="reference").encode_batch(texts)
+    assert all(np.array_equal(ids, expected) for ids, expected in zip(fast, reference, strict=True))

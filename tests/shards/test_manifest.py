@@ -1,8 +1,11 @@
 """Manifests come back as they were saved, and a wrong tokenizer is an error that names both."""
 
+import json
+
 import pytest
 
 from src.errors import UserError
+from src.shards.atomic import FileSum
 from src.shards.manifest import Counts, Manifest
 
 
@@ -22,6 +25,7 @@ def manifest(**changes):
         dtype="uint16",
         splits={"train": Counts(2, 5, 100, 400), "validation": Counts(1, 1, 10, 40)},
         settings={"inputs": [["数据.jsonl", 12]]},
+        files={"train-00000.bin": FileSum(200, "ab" * 32)},
     )
     return Manifest(**values | changes)
 
@@ -30,6 +34,14 @@ def test_a_saved_manifest_comes_back_equal(tmp_path):
     manifest().save(tmp_path)
     assert Manifest.load(tmp_path) == manifest()
     assert manifest().total == Counts(3, 6, 110, 440)
+
+
+def test_a_manifest_without_checksums_is_read(tmp_path):
+    manifest().save(tmp_path)
+    data = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert data.pop("files") == {"train-00000.bin": {"bytes": 200, "sha256": "ab" * 32}}
+    (tmp_path / "manifest.json").write_text(json.dumps(data), encoding="utf-8")
+    assert Manifest.load(tmp_path) == manifest(files={})
 
 
 def test_another_tokenizer_is_an_error_that_names_both():

@@ -1,0 +1,1 @@
+"""Duplicates in a corpus: equal documents, near-duplicates by MinHash-LSH, and lines that come back."""
