@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -93,10 +93,7 @@ def write(cfg: DictConfig, collections: list[Collection]) -> None:
         if cfg.action == "merge":
             written = [merge(collections, output, writing)]
         elif cfg.action == "split":
-            if (cfg.parts is None) == (cfg.fractions is None):
-                raise UserError("split needs parts=4 or fractions=[0.9,0.1], one of the two")
-            shares = list(cfg.fractions) if cfg.fractions is not None else [1.0] * cfg.parts
-            written = split(collections[0], shares, output, writing)
+            written = split(collections[0], shares_of(cfg), output, writing)
         else:
             written = [convert(collections[0], output, writing, load_vocabulary(cfg), cfg.validation_fraction)]
     for path in written:
@@ -106,17 +103,30 @@ def write(cfg: DictConfig, collections: list[Collection]) -> None:
         print(f"{path}: {documents:,} documents, {segments:,} segments, {tokens:,} tokens ({result.format})")
 
 
+def shares_of(cfg: DictConfig) -> list[float]:
+    """The sizes of the parts that ``split`` makes."""
+    if (cfg.parts is None) == (cfg.fractions is None):
+        raise UserError("split needs parts=4 or fractions=[0.9,0.1], one of the two")
+    if cfg.fractions is not None:
+        if not OmegaConf.is_list(cfg.fractions):
+            raise UserError(f"fractions={cfg.fractions} is no list: give one of the parts' sizes, such as [0.9,0.1]")
+        return list(cfg.fractions)
+    if not isinstance(cfg.parts, int) or isinstance(cfg.parts, bool) or cfg.parts < 1:
+        raise UserError(f"parts={cfg.parts} is no number of parts: give a whole number of at least 1")
+    return [1.0] * cfg.parts
+
+
 def load_vocabulary(cfg: DictConfig):  # type: ignore[no-untyped-def]
-    """The tokenizer that is asked for, or None."""
+    """The tokenizer that is asked for, or None; it encodes nothing here, so its engine need not be fast."""
     from src.models.tokenizer import open_encoder
 
     if cfg.tokenizer:
-        return open_encoder(cfg.tokenizer)
+        return open_encoder(cfg.tokenizer, engine="reference")
     if cfg.get("model"):
         from src.models.download import resolve  # torch and transformers are only needed to fetch a model
 
         model = instantiate(cfg.model)
-        return open_encoder(resolve(model), model.name)
+        return open_encoder(resolve(model), model.name, engine="reference")
     return None
 
 

@@ -8,12 +8,17 @@ machine and gone on with on another. Tasks that are complete are skipped.
 import contextlib
 import errno
 import io
+import json
 import logging
 import multiprocessing
 import os
 import re
+import shutil
+import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -32,6 +37,8 @@ from src.errors import UserError
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
+GRACE_S = 3.0
+QUEUE_FILE = "queued.json"  # in the folder of logs: the jobs of a Slurm run
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class Local:
         finally:
             board[progress.STOP] = 1
             if pool is not None:
-                pool.shutdown(cancel_futures=True)
+                _end(pool)
 
     @staticmethod
     def _in_pool(
@@ -162,10 +169,21 @@ def _standing(stage: Stage, board: Any, tasks: int) -> StageProgress:
     return StageProgress(stage.name, tasks, stage.tasks, position, stage.bytes, documents, text_bytes)
 
 
-class _LocalStage(LocalPipelineExecutor):
-    pipeline: list[PipelineStep]
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End the workers: by themselves when they see the stop sign, else by force, which loses their tasks only."""
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    deadline = time.monotonic() + GRACE_S
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
 
+
+class _LocalStage(LocalPipelineExecutor):
     """datatrove's executor of one stage, run task by task in processes that notice a death among them."""
+
+    pipeline: list[PipelineStep]
 
     def run_task(self, rank: int) -> None:
         """Run one task on fresh copies of the steps; its log lies in the logging folder, not on the screen."""
@@ -189,6 +207,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _start(board: Any, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
     progress.watch(board, parent)
     be_single_threaded()
 
@@ -197,6 +216,7 @@ def be_single_threaded() -> None:
     """Keep tokenizers to one thread in this process; the workers are the parallelism."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
+    os.environ["FASTOKENS_BPE_THREADS"] = "1"
 
 
 class Slurm:
@@ -234,28 +254,46 @@ class Slurm:
     def run(self, stages: Sequence[Stage], logs: Path, on_progress: OnProgress) -> None:
         from datatrove.executor.slurm import SlurmPipelineExecutor
 
-        executor: Any = None
+        executors: list[Any] = []
         for stage in stages:
             settings = {"job_name": stage.slug, "env_command": _environment(), "qos": None} | self.settings
-            executor = SlurmPipelineExecutor(
-                stage.pipeline,
-                tasks=stage.tasks,
-                logging_dir=str((logs / stage.slug).resolve()),
-                depends=executor,
-                **settings,
+            executors.append(
+                SlurmPipelineExecutor(
+                    stage.pipeline,
+                    tasks=stage.tasks,
+                    logging_dir=str((logs / stage.slug).resolve()),
+                    depends=executors[-1] if executors else None,
+                    **settings,
+                )
             )
         try:
-            executor.run()
+            executors[-1].run()
         except FileNotFoundError as error:
             raise UserError(
                 f"this machine has no Slurm ({error}): log in to the cluster, or give executor=local"
             ) from None
-        logger.info("queued; the last job is %s, its stages log to %s", executor.job_id, logs)
+        jobs = [executor.job_id for executor in executors if executor.job_id not in (None, -1)]
+        (logs / QUEUE_FILE).write_text(json.dumps(jobs))
+        logger.info("queued as jobs %s, which log to %s", ", ".join(map(str, jobs)), logs)
+
+
+def check_queue(logs: Path) -> None:
+    """Raise a `UserError` while jobs of an earlier Slurm run are still queued or running on the same work folder."""
+    file = logs / QUEUE_FILE
+    if not file.is_file() or shutil.which("squeue") is None:
+        return
+    jobs = ",".join(map(str, json.loads(file.read_text())))
+    queued = subprocess.run(["squeue", "-h", "-j", jobs, "-o", "%A"], capture_output=True, text=True, check=False)
+    if numbers := sorted(set(queued.stdout.split())):
+        raise UserError(
+            f"jobs {', '.join(numbers)} are at work on {logs.parent}: wait for them, or give scancel "
+            f"{' '.join(numbers)} first"
+        )
 
 
 def _environment() -> str:
     """Shell commands with which a job finds this project and its Python."""
-    return f"export PATH='{Path(sys.executable).parent}':$PATH PYTHONPATH='{ROOT}' RAYON_NUM_THREADS=1"
+    return f"export PATH='{Path(sys.executable).parent}':$PATH PYTHONPATH='{ROOT}' FASTOKENS_BPE_THREADS=1"
 
 
 class Ray:
@@ -283,7 +321,7 @@ class Ray:
                 "executor=ray needs the package ray: pip install 'ray>=2.50', or give executor=local"
             ) from None
         if not ray.is_initialized():
-            ray.init(runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1"}})
+            ray.init(runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "FASTOKENS_BPE_THREADS": "1"}})
         for stage in stages:
             executor = RayPipelineExecutor(
                 stage.pipeline, tasks=stage.tasks, logging_dir=str((logs / stage.slug).resolve()), **self.settings

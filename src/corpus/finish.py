@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 
 from src.corpus.dedup.records import open_records
 from src.corpus.dedup.resolve import DROPPED_DOCUMENT, dropped_documents_file
-from src.corpus.plan import Plan, PlannedSource
+from src.corpus.plan import REQUEST_FILE, Plan, PlannedSource
 from src.corpus.readers import ReadReport
 from src.corpus.report import (
     BadExample,
@@ -77,7 +79,8 @@ def validation_threshold(sizes: Iterable[tuple[float, int]], fraction: float, mi
     ordered = sorted(sizes)
     total = sum(size for _, size in ordered)
     taken = 0
-    for position, size in ordered:
+    for position, equal in groupby(ordered, key=itemgetter(0)):  # equal texts have equal places
+        size = sum(size for _, size in equal)
         if (position >= fraction and taken >= min_bytes) or (taken + size) * 2 > total:
             return position
         taken += size
@@ -89,17 +92,18 @@ class Finish(PartStep):
 
     name = "finish"
 
-    def __init__(self, work: Path, executor: str = "", keep_work: bool = False) -> None:
+    def __init__(self, work: Path, executor: str = "", max_bad_fraction: float = 0.0, keep_work: bool = False) -> None:
         super().__init__(work)
         self.executor = executor
+        self.max_bad_fraction = max_bad_fraction
         self.keep_work = keep_work
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         plan = self.plan
-        sources = {source.name: gather(plan, source) for source in plan.sources if source.writes}
+        sources = {source.name: gather(plan, source, self.max_bad_fraction) for source in plan.sources if source.writes}
         report = CorpusReport(
             corpus=plan.corpus,
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            date=datetime.fromtimestamp(plan.begun, UTC).isoformat(timespec="seconds"),
             seconds=time.time() - plan.begun,
             cpu_seconds=sum(source.cpu_seconds for source in sources.values()),
             executor=self.executor,
@@ -112,14 +116,21 @@ class Finish(PartStep):
                 self._place(plan, source, report.sources[source.name])
         report.sources = {name: sources.get(name) or load_source(plan.output_dir / name) for name in plan.names}
         write_report(report, plan.output_dir)
-        (plan.work / "fingerprint").unlink()  # the work is done: the next run begins anew
+        (plan.work / REQUEST_FILE).unlink(missing_ok=True)  # the work is done: the next run begins anew
         if not self.keep_work:
-            for folder in ("cleaned", "duplicates", "shards", "results"):
+            for folder in ("cleaned", "duplicates", "parts", "results", "shards"):
                 shutil.rmtree(plan.work / folder, ignore_errors=True)
 
     def _place(self, plan: Plan, source: PlannedSource, report: SourceReport) -> None:
-        """Complete the folder of a source and give it the name under which training looks for it."""
+        """Complete the folder of a source and give it the name under which training looks for it.
+
+        A source that has its place already, from a run that was stopped while it finished, keeps it.
+        """
         folder = self.work / "shards" / source.name
+        target = plan.output_dir / source.name
+        if not folder.exists() and target.exists():
+            report.packed_rows = load_source(target).packed_rows
+            return
         manifest = source.manifest
         manifest.splits = dict(sorted(report.splits.items()))
         manifest.bad_records = {reason: bad.records for reason, bad in report.bad.items()}
@@ -127,12 +138,17 @@ class Finish(PartStep):
         for task in tasks_of(source):
             files = read_result(plan.work, "write", task)["files"]
             manifest.files |= {name: FileSum(**file_sum) for name, file_sum in files.items()}
+        for name, file_sum in manifest.files.items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != file_sum.bytes:
+                raise UserError(
+                    f"shard {folder / name} is gone or changed: remove {plan.work} and run the command again"
+                )
         manifest.save(folder)
         train = manifest.splits.get("train", Counts())
         if 0 < train.segments <= PLANNED_SEGMENTS:
             report.packed_rows = len(pack(Source.open(folder, "train").lengths, plan.max_length))
         (folder / REPORT_FILE).write_text(json.dumps(asdict(report), ensure_ascii=False), encoding="utf-8")
-        take_place(folder, plan.output_dir / source.name)
+        take_place(folder, target)
 
 
 def engines(plan: Plan) -> set[str]:
@@ -143,7 +159,7 @@ def engines(plan: Plan) -> set[str]:
 
 def tasks_of(source: PlannedSource) -> range:
     """Numbers of the tasks of a source."""
-    return range(source.first_task, source.first_task + len(source.parts))
+    return range(source.first_task, source.first_task + source.parts)
 
 
 def duplicates_of(plan: Plan, task: int) -> np.ndarray:
@@ -151,7 +167,7 @@ def duplicates_of(plan: Plan, task: int) -> np.ndarray:
     return open_records(dropped_documents_file(duplicates_folder(plan.work), task), DROPPED_DOCUMENT)
 
 
-def gather(plan: Plan, source: PlannedSource) -> SourceReport:
+def gather(plan: Plan, source: PlannedSource, max_bad_fraction: float) -> SourceReport:
     """What the tasks of a source counted, together.
 
     Raises:
@@ -161,7 +177,7 @@ def gather(plan: Plan, source: PlannedSource) -> SourceReport:
         source.name,
         source.language,
         plan.max_length,
-        len({piece.file for part in source.parts for piece in part}),
+        len({piece.file for task in tasks_of(source) for piece in plan.part(task)}),
         document_tokens=Histogram.of_sizes(),
         segment_tokens=Histogram.of_lengths(plan.max_length),
     )
@@ -173,13 +189,12 @@ def gather(plan: Plan, source: PlannedSource) -> SourceReport:
     total.input_bytes = source.input_bytes
     if plan.dedup.kinds:
         _add_clusters(total, np.concatenate([duplicates_of(plan, task)["kept"] for task in tasks_of(source)]))
-    check_bad_records(source.name, read, plan.max_bad_fraction)
+    check_bad_records(source.name, read, max_bad_fraction)
     if total.total.documents == 0:
         raise UserError(
-            f"source '{source.name}' holds no text in its {read.records} records that cleaning lets through: look at "
-            "its path and at cleaning.*"
-            if read.records
-            else f"source '{source.name}' holds no text: look at its path"
+            f"source '{source.name}' holds no text to write: of {read.records} records {total.bad_records} cannot be "
+            f"read, {total.empty} are empty, cleaning drops {total.dropped} and {total.duplicate_documents} are "
+            "duplicates; look at its path and at cleaning.*, or leave it out"
         )
     return total
 
@@ -192,7 +207,8 @@ def task_report(plan: Plan, source: PlannedSource, task: int, read: ReadReport) 
         records=read.records,
         replaced=read.replaced,
         lost_bytes=read.lost_bytes,
-        empty=read.empty,
+        empty=read.empty + written["empty"],
+        skipped=dict(read.skipped),
         steps=[StepReport.from_dict(step) for step in read_result(plan.work, "clean", task)],
         splits={split: Counts(**counts) for split, counts in written["splits"].items()},
         document_tokens=Histogram.of_sizes(written["document_lengths"]),
@@ -202,7 +218,9 @@ def task_report(plan: Plan, source: PlannedSource, task: int, read: ReadReport) 
     if plan.two_passes:
         report.cpu_seconds += read_result(plan.work, "store", task)["cpu_seconds"]
     if plan.dedup.kinds:
-        _add_duplicates(report, StepReport.from_dict(read_result(plan.work, "duplicates", task)))
+        _add_duplicates(
+            report, StepReport.from_dict(read_result(plan.work, "duplicates", task)), plan.dedup.paragraphs is not None
+        )
     for reason, records in read.bad.items():
         report.bad[reason] = BadRecords(records)
     for example in read.examples:
@@ -213,7 +231,7 @@ def task_report(plan: Plan, source: PlannedSource, task: int, read: ReadReport) 
 RULES = {"exact_duplicate": EXACT, "near_duplicate": NEAR}
 
 
-def _add_duplicates(report: SourceReport, step: StepReport) -> None:
+def _add_duplicates(report: SourceReport, step: StepReport, paragraphs: bool) -> None:
     """Tell duplicates from repeated paragraphs, of which few make a document disappear."""
     left = StepReport("paragraphs", step.documents_in, step.bytes_in, step.documents_out, step.bytes_out, step.changed)
     for rule, dropped in step.dropped.items():
@@ -224,7 +242,7 @@ def _add_duplicates(report: SourceReport, step: StepReport) -> None:
         report.duplicates[RULES[rule]] = Duplicates(dropped.documents, dropped.bytes, examples)
         left.documents_in -= dropped.documents
         left.bytes_in -= dropped.bytes
-    if left.changed or left.dropped:
+    if paragraphs:
         report.duplicates[PARAGRAPHS] = Duplicates(step.counters.get("paragraphs", 0), left.bytes_in - left.bytes_out)
         report.steps.append(left)
 
@@ -247,9 +265,13 @@ def load_source(folder: Path) -> SourceReport:
     return SourceReport(manifest.source, max_length=manifest.max_length, splits=manifest.splits)
 
 
-def load_report(output_dir: Path) -> CorpusReport:
-    """The report that lies in a folder of shards."""
-    return CorpusReport.from_dict(json.loads((output_dir / REPORT_FILE).read_text(encoding="utf-8")))
+def load_report(plan: Plan) -> CorpusReport:
+    """The report of sources that are all made, from what lies in their folders."""
+    return CorpusReport(
+        corpus=plan.corpus,
+        settings=plan.settings,
+        sources={name: load_source(plan.output_dir / name) for name in plan.names},
+    )
 
 
 def take_place(partial: Path, target: Path) -> None:

@@ -5,10 +5,8 @@ was killed can go on, and shards are the same byte for byte on one core and on a
 folder, where every task reads it.
 """
 
-import hashlib
-import json
-import os
 import pickle
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +21,7 @@ from src.corpus.steps import CleaningStep, Counted
 from src.shards.manifest import Manifest
 
 PLAN_FILE = "plan.pickle"
+REQUEST_FILE = "request"  # there while the work is not done
 
 
 @dataclass
@@ -30,8 +29,8 @@ class PlannedSource:
     """One source: how it is read, cleaned and cut.
 
     manifest: as far as it is known before the first document.
-    parts: what its tasks read, one each.
-    first_task: number of the task of its first part.
+    parts: how many tasks read it; what each reads lies in a file of its own.
+    first_task: number of the first of them.
     steps: the cleaning steps, fresh ones; a task works on copies.
     writes: False where shards are there already and the source is only read to find duplicates of it in later ones.
     measures: whether the validation split's minimum is guaranteed, for which the texts' sizes are gathered first.
@@ -41,7 +40,7 @@ class PlannedSource:
     language: Language
     manifest: Manifest
     reading: Reading
-    parts: tuple[Part, ...]
+    parts: int
     first_task: int
     input_bytes: int
     steps: list[CleaningStep | Counted] = field(default_factory=list)
@@ -56,6 +55,7 @@ class Plan:
     names: all sources of the corpus, also those that are made already.
     sources: those that have tasks, in the order of the corpus.
     settings: what the report says of the run.
+    request: digest of what was asked for; a run that was stopped goes on where it is the same.
     begun: when it was planned, seconds since 1970.
     """
 
@@ -63,12 +63,12 @@ class Plan:
     output_dir: Path
     tokenizer: Path
     max_length: int
-    max_bad_fraction: float
     validation_fraction: float
     min_validation_bytes: int
     dedup: DedupSettings
     names: list[str]
     sources: list[PlannedSource]
+    request: str
     settings: dict[str, Any] = field(default_factory=dict)
     begun: float = field(default_factory=time.time)
 
@@ -80,7 +80,7 @@ class Plan:
     @property
     def tasks(self) -> int:
         """Number of parts over all sources."""
-        return sum(len(source.parts) for source in self.sources)
+        return sum(source.parts for source in self.sources)
 
     @property
     def two_passes(self) -> bool:
@@ -90,45 +90,40 @@ class Plan:
     def source_of(self, task: int) -> tuple[PlannedSource, int]:
         """The source of a task, and which of the source's parts it is."""
         for source in self.sources:
-            if task < source.first_task + len(source.parts):
+            if task < source.first_task + source.parts:
                 return source, task - source.first_task
         raise IndexError(f"task {task} of {self.tasks}")
 
-    def part_name(self, task: int) -> str:
-        """What messages call the part of a task."""
-        source, part = self.source_of(task)
-        return f"part {part} of source '{source.name}'"
+    def save(self, parts: Iterable[Part]) -> None:
+        """Write the plan into a new work folder, and what each task reads; the fingerprint says that it is complete."""
+        (self.work / "parts").mkdir(parents=True)
+        for task, part in enumerate(parts):
+            (self.work / "parts" / f"{task:05d}.pickle").write_bytes(pickle.dumps(part))
+        (self.work / PLAN_FILE).write_bytes(pickle.dumps(self))
+        (self.work / REQUEST_FILE).write_text(self.request)
 
-    @property
-    def fingerprint(self) -> str:
-        """Equal for equal work: hash of all the settings the shards depend on."""
-        parts = [[source.manifest.settings, source.writes, len(source.parts)] for source in self.sources]
-        described = [
-            self.corpus,
-            self.max_length,
-            [source.manifest.tokenizer_fingerprint for source in self.sources],
-            parts,
-        ]
-        return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
-
-    def save(self) -> None:
-        """Write the plan into the work folder."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        temporary = self.work / f"{PLAN_FILE}.tmp"
-        temporary.write_bytes(pickle.dumps(self))
-        os.replace(temporary, self.work / PLAN_FILE)
-        (self.work / "fingerprint").write_text(self.fingerprint)
-
-    def is_begun(self) -> bool:
-        """Whether the work folder holds this very plan, from a run that did not come to its end."""
-        file = self.work / "fingerprint"
-        return file.is_file() and file.read_text() == self.fingerprint
+    def part(self, task: int) -> Part:
+        """What a task reads."""
+        part: Part = pickle.loads((self.work / "parts" / f"{task:05d}.pickle").read_bytes())
+        return part
 
     @staticmethod
     def load(work: str | Path) -> "Plan":
         """The plan in a work folder; read once a process."""
         file = Path(work) / PLAN_FILE
         return _load(str(file), file.stat().st_mtime_ns)
+
+
+def begun(work: Path) -> Plan | None:
+    """The plan of a run that did not come to its end, None where there is none."""
+    return Plan.load(work) if (work / REQUEST_FILE).is_file() else None
+
+
+def discard(work: Path) -> None:
+    """Remove a work folder; first what says that there is a plan in it, so that half of one is never gone on with."""
+    (work / REQUEST_FILE).unlink(missing_ok=True)
+    if work.exists():
+        shutil.rmtree(work)
 
 
 @lru_cache(maxsize=1)
@@ -142,7 +137,7 @@ def number_tasks(sources: Iterable[PlannedSource]) -> list[PlannedSource]:
     first = 0
     for source in sources:
         numbered.append(replace(source, first_task=first))
-        first += len(source.parts)
+        first += source.parts
     return numbered
 
 

@@ -27,10 +27,10 @@ from rich.console import Console
 from src.corpus.dedup.buckets import FindDuplicates
 from src.corpus.dedup.resolve import ResolveDuplicates
 from src.corpus.dedup.settings import DedupSettings
-from src.corpus.executors import Executor, Local, Stage
+from src.corpus.executors import Executor, Local, Stage, check_queue
 from src.corpus.finish import Finish, MeasureSplits, load_report
-from src.corpus.plan import Plan, PlannedSource, merged, number_tasks
-from src.corpus.readers import Reading, find_files, plan_parts
+from src.corpus.plan import Plan, PlannedSource, begun, discard, merged, number_tasks
+from src.corpus.readers import Part, Reading, find_files, plan_parts
 from src.corpus.report import CorpusReport, PipelineProgress
 from src.corpus.sentences import Language
 from src.corpus.steps import CleaningStep, Counted, counted
@@ -54,9 +54,10 @@ logger = logging.getLogger(__name__)
 
 PIPELINE_VERSION = 2  # part of every manifest's settings: raise it when the same input gives other shards
 SCAN_BYTES = 64_000_000  # up to this much input the validation split's minimum is guaranteed
-WHOLE_HASH_BYTES = 16_000_000  # bigger inputs are recognised by size, time and their ends
-END_BYTES = 1_000_000
-BUCKET_BYTES = 1 << 30  # input whose fingerprints one task compares; they take about a tenth of it in memory
+WHOLE_HASH_BYTES = 64_000_000  # a bigger source is recognised by the sizes, times and ends of its files
+END_BYTES = 4096
+LISTED_INPUTS = 1000
+BUCKET_BYTES = 1 << 30  # input whose keys one task compares
 READING = {f.name for f in fields(Reading)}
 
 
@@ -125,7 +126,8 @@ class Settings:
     keep_work: bool = False
 
     def __post_init__(self) -> None:
-        self.output_dir = Path(self.output_dir)
+        self.output_dir = Path(self.output_dir).absolute()
+        self.tokenizer = Path(self.tokenizer).expanduser().absolute()
         if self.max_length < 2:
             raise UserError(
                 f"max_length={self.max_length} leaves no room for text: give at least 2 tokens, such as 1024"
@@ -153,19 +155,35 @@ def preprocess_corpus(
         UserError: input that cannot be read, shards in the way that were made differently, or another run at work.
     """
     executor = executor or Local()
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir={settings.output_dir} cannot be made: {error.strerror}") from None
     with _alone(settings.output_dir):
-        plan = make_plan(list(sources), settings)
-        if any(source.writes for source in plan.sources):
-            _begin(plan)
-            finish = Finish(plan.work, str(executor), settings.keep_work)
-            with PipelineProgress(console or Console(file=sys.stderr)) as progress:
-                executor.run([*make_stages(plan), Stage("finish", [finish], 1)], plan.work / "logs", progress.update)
+        check_queue(settings.output_dir / ".work" / "logs")
+        plan, parts = make_plan(list(sources), settings)
+        stopped = begun(plan.work)
+        goes_on = stopped is not None and stopped.request == plan.request
+        if stopped is not None and goes_on:
+            logger.info("going on with the run that was stopped in %s", plan.work)
+            plan = stopped
+        elif any(source.writes for source in plan.sources):
+            discard(plan.work)
+            plan.save(parts)
+        if goes_on or any(source.writes for source in plan.sources):
+            finish = Finish(plan.work, str(executor), settings.max_bad_fraction, settings.keep_work)
+            stages = [*make_stages(plan), Stage("finish", [finish], 1)]
+            try:
+                with PipelineProgress(console or Console(file=sys.stderr)) as progress:
+                    executor.run(stages, plan.work / "logs", progress.update)
+            except KeyboardInterrupt:
+                logger.warning("stopped; the same command goes on from here")
+                raise
             if not executor.waits:
                 return None
             if not settings.keep_work:
                 shutil.rmtree(plan.work, ignore_errors=True)
-        return load_report(settings.output_dir)
+        return load_report(plan)
 
 
 @contextmanager
@@ -179,34 +197,38 @@ def _alone(output_dir: Path) -> Iterator[None]:
         raise UserError(f"another run is writing to {output_dir}: wait for it, or give another output_dir=…") from None
 
 
-def make_plan(specs: Sequence[SourceSpec], settings: Settings) -> Plan:
-    """Find the input, compare it with what is there already, and cut the work into tasks.
+def make_plan(specs: Sequence[SourceSpec], settings: Settings) -> tuple[Plan, list[Part]]:
+    """Find the input, compare it with what is there already, and cut the work into tasks, each of which reads one part.
 
     Raises:
         UserError: a mistake in the settings of a source, no input, or shards in the way that were made differently.
     """
     encoder = open_encoder(settings.tokenizer, settings.tokenizer_name, engine="reference")  # opens in no time
     planned: list[PlannedSource] = []
+    parts: dict[str, list[Part]] = {}
     for spec in specs:
-        planned.append(_plan_source(spec, settings, encoder, planned))
+        source, parts[spec.name] = _plan_source(spec, settings, encoder, planned)
+        planned.append(source)
     last = max((index for index, source in enumerate(planned) if source.writes), default=-1)
     if settings.dedup.kinds and settings.dedup.scope == "corpus":
         kept = planned[: last + 1]  # what is made already may hold the first of two duplicates
     else:
         kept = [source for source in planned if source.writes]
-    return Plan(
+    described = [[source.name, source.manifest.settings] for source in planned]
+    plan = Plan(
         corpus=settings.corpus,
         output_dir=settings.output_dir,
         tokenizer=Path(settings.tokenizer),
         max_length=settings.max_length,
-        max_bad_fraction=settings.max_bad_fraction,
         validation_fraction=settings.validation_fraction,
         min_validation_bytes=settings.min_validation_bytes,
         dedup=settings.dedup,
         names=[source.name for source in planned],
+        request=_digest([described, encoder.fingerprint, settings.corpus, settings.max_length, settings.overwrite]),
         sources=number_tasks(kept),
         settings={"tokenizer": encoder.name, "max_length": settings.max_length, "dedup": asdict(settings.dedup)},
     )
+    return plan, [part for source in plan.sources for part in parts[source.name]]
 
 
 def make_stages(plan: Plan) -> list[Stage]:
@@ -219,7 +241,7 @@ def make_stages(plan: Plan) -> list[Stage]:
     if plan.dedup.kinds:
         buckets = 1 + total // BUCKET_BYTES
         found = duplicates_folder(work)
-        names = [source.name for source in plan.sources for _ in source.parts]
+        names = [source.name for source in plan.sources for _ in range(source.parts)]
         find = FindDuplicates(found, plan.dedup, plan.tasks, buckets)
         resolve = ResolveDuplicates(found, plan.dedup, names, buckets)
         return [
@@ -235,18 +257,9 @@ def make_stages(plan: Plan) -> list[Stage]:
     ]
 
 
-def _begin(plan: Plan) -> None:
-    """Go on in the work folder where it holds this plan, else clear it."""
-    if plan.is_begun():
-        logger.info("going on with the run that was stopped in %s", plan.work)
-    else:
-        shutil.rmtree(plan.work, ignore_errors=True)
-    plan.save()
-
-
 def _plan_source(
     spec: SourceSpec, settings: Settings, encoder: TextEncoder, before: Sequence[PlannedSource]
-) -> PlannedSource:
+) -> tuple[PlannedSource, list[Part]]:
     if spec.hub is not None:
         from src.corpus.readers.hub import download_dataset  # the hub's library takes its time
 
@@ -257,25 +270,37 @@ def _plan_source(
         reading = Reading(**spec.reading)
     except TypeError as error:
         raise UserError(f"source '{spec.name}': {error}") from None
-    files = find_files(spec.path)
+    files = [file.absolute() for file in find_files(spec.path, reading.format)]
     config = merged(settings.cleaning.get(spec.language, {}), spec.cleaning)
-    manifest = _blank_manifest(spec, settings, encoder, files, reading, config)
+    steps = build_steps(config)
+    manifest = _blank_manifest(spec, settings, encoder, files, reading, _depends_on(config, steps))
     if settings.dedup.kinds and settings.dedup.scope == "corpus":
         manifest.settings["after"] = [_digest(source.manifest.settings) for source in before]
     finished = not settings.overwrite and _is_finished(settings.output_dir / spec.name, manifest)
     size = sum(file.stat().st_size for file in files)
-    return PlannedSource(
+    parts = plan_parts(files, reading, settings.part_bytes)
+    source = PlannedSource(
         name=spec.name,
         language=spec.language,
         manifest=manifest,
         reading=reading,
-        parts=tuple(plan_parts(files, reading, settings.part_bytes)),
+        parts=len(parts),
         first_task=0,
         input_bytes=size,
-        steps=build_steps(config),
+        steps=steps,
         writes=not finished,
         measures=settings.validation_fraction > 0 and settings.min_validation_bytes > 0 and size <= SCAN_BYTES,
     )
+    return source, parts
+
+
+def _depends_on(config: Mapping[str, Any], steps: Iterable[CleaningStep | Counted]) -> dict[str, Any]:
+    """The cleaning config with what a step reads from elsewhere, such as the words of a list instead of its path."""
+    described = {name: dict(settings) for name, settings in config.items() if settings is not None}
+    for step in steps:
+        if isinstance(step, CleaningStep):
+            described[step.name] |= step.depends_on()
+    return described
 
 
 def build_steps(config: Mapping[str, Any]) -> list[CleaningStep | Counted]:
@@ -291,6 +316,8 @@ def build_steps(config: Mapping[str, Any]) -> list[CleaningStep | Counted]:
     for name, settings in config.items():
         if settings is None:
             continue
+        if not isinstance(settings, Mapping) or "_target_" not in settings:
+            raise UserError(f"cleaning step '{name}' names no class: give it a _target_, or null to leave it out")
         try:
             steps.append(counted(name, instantiate(settings)))
         except InstantiationException as error:
@@ -326,7 +353,7 @@ def _blank_manifest(
     spec: SourceSpec,
     settings: Settings,
     encoder: TextEncoder,
-    files: Iterable[Path],
+    files: Sequence[Path],
     reading: Reading,
     cleaning: Mapping[str, Any],
 ) -> Manifest:
@@ -343,7 +370,7 @@ def _blank_manifest(
         settings={
             "pipeline": PIPELINE_VERSION,
             "language": spec.language,
-            "reading": _plain(asdict(reading)),
+            "reading": _plain({key: value for key, value in asdict(reading).items() if key != "folder"}),
             "cleaning": _plain(cleaning),
             "dedup": _plain(asdict(settings.dedup)) if settings.dedup.kinds else None,
             "part_bytes": settings.part_bytes,
@@ -351,7 +378,7 @@ def _blank_manifest(
             "eos_id": eos,
             "validation_fraction": settings.validation_fraction,
             "min_validation_bytes": settings.min_validation_bytes,
-            "inputs": [[file.name, file.stat().st_size, _recognise(file)] for file in files],
+            "inputs": _recognise_all(files),
         },
     )
 
@@ -376,18 +403,21 @@ def _marks(settings: Settings, encoder: TextEncoder) -> tuple[int | None, int | 
     return bos, eos
 
 
-def _recognise(file: Path) -> str:
-    """What tells a changed input file: a hash of a small one, else the time and a hash of both ends of a big one."""
+def _recognise_all(files: Sequence[Path]) -> list[list[Any]] | str:
+    """What tells changed input: name, size and mark of each file; of very many files, one digest of all that."""
+    read_whole = sum(file.stat().st_size for file in files) <= WHOLE_HASH_BYTES
+    known = [[file.name, file.stat().st_size, _recognise(file, read_whole)] for file in files]
+    return known if len(known) <= LISTED_INPUTS else _digest(known)
+
+
+def _recognise(file: Path, read_whole: bool) -> str:
+    """What tells a changed input file: a hash of a small one, else the time and a hash of its last bytes."""
     digest = hashlib.blake2b(digest_size=16)
-    size = file.stat().st_size
     with file.open("rb") as stream:
-        if size <= WHOLE_HASH_BYTES:
-            digest.update(stream.read())
-            return digest.hexdigest()
-        digest.update(stream.read(END_BYTES))
-        stream.seek(-END_BYTES, os.SEEK_END)
+        if not read_whole:
+            stream.seek(-min(END_BYTES, file.stat().st_size), os.SEEK_END)
         digest.update(stream.read())
-    return f"{digest.hexdigest()}-{file.stat().st_mtime_ns}"
+    return digest.hexdigest() if read_whole else f"{digest.hexdigest()}-{file.stat().st_mtime_ns}"
 
 
 def _is_finished(target: Path, wanted: Manifest) -> bool:

@@ -97,6 +97,10 @@ class CleaningStep(PipelineStep):
         """The text as it goes on, or why it does not. Never raises, whatever the text holds."""
         raise NotImplementedError
 
+    def depends_on(self) -> dict[str, str]:
+        """Marks that take the place of settings which only point at what matters, such as the path of a list."""
+        return {}
+
     def count(self, counter: str, value: int = 1) -> None:
         """Add to a counter of the step's own."""
         self.report.counters[counter] = self.report.counters.get(counter, 0) + value

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -39,7 +40,9 @@ from src.models.tokenizer import TextEncoder, open_encoder
 from src.shards.format import ShardWriter, token_dtype
 from src.shards.manifest import Counts
 
-EARLY_CHECK_RECORDS = 1000  # from here on too many bad records stop a run before its end
+EARLY_CHECK_RECORDS = 1000  # a part of so many records, most of them bad, stops a run before its end
+PLACE = "split_position"  # of the text whose size was measured, before repeated paragraphs were taken out
+GROUP_DOCUMENTS = 256  # written at once
 NO_LINE_IS_LONGER = 1 << 40
 BLOCK_BYTES = 1 << 20  # cleaned text compressed at once
 
@@ -65,17 +68,17 @@ class ReadPart(PartStep):
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         plan = self.plan
-        source, number = plan.source_of(rank)
+        source, _ = plan.source_of(rank)
         report = ReadReport()
         pace = Pace()
         text_bytes = documents = 0
-        for document in read_part(source.parts[number], source.reading, report):
+        for document in read_part(plan.part(rank), source.reading, report):
             text_bytes += utf8_size(document.text)
             documents += 1
             pace.advance(report.position, documents, text_bytes)
             yield document
-            if report.records >= EARLY_CHECK_RECORDS:
-                check_bad_records(source.name, report, plan.max_bad_fraction)
+            check_early(source.name, report)
+        check_early(source.name, report)
         pace.advance(report.position, documents, text_bytes, last=True)
         self.stat_update("documents", value=documents)
         write_result(self.work, "read", rank, report.to_dict())
@@ -103,6 +106,9 @@ class StoreCleaned(PartStep):
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> None:
         began = time.process_time()
         source, _ = self.plan.source_of(rank)
+        if not source.writes:  # only read for the keys of its documents
+            deque(data, maxlen=0)
+            return
         measured: list[tuple[float, int]] = []
         target = cleaned_file(self.work, rank)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +128,9 @@ class LoadCleaned(PartStep):
     name = "load"
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        source, _ = self.plan.source_of(rank)
+        if not source.writes:
+            return
         pace = Pace()
         documents = text_bytes = 0
         with cleaned_file(self.work, rank).open("rb") as raw:
@@ -131,7 +140,7 @@ class LoadCleaned(PartStep):
                 documents += 1
                 text_bytes += utf8_size(text)
                 pace.advance(raw.tell(), documents, text_bytes)
-                yield Document(text, identity)
+                yield Document(text, identity, metadata={PLACE: split_position(text)} if source.measures else {})
             pace.advance(raw.tell(), documents, text_bytes, last=True)
 
 
@@ -178,70 +187,92 @@ class WriteShards(PartStep):
         encoder = _encoder(plan.tokenizer)
         threshold = validation_share(plan, source.name)
         folder = self.work / "shards" / source.name
-        counts = ShardCounts(plan.max_length)
-        writers: dict[str, ShardWriter] = {}
-        files: dict[str, dict[str, Any]] = {}
+        splits: dict[str, SplitWriter] = {}
         cut = segment(
             tokenize(data, encoder), encoder, source.language, plan.max_length, settings["bos_id"], settings["eos_id"]
         )
+        empty = 0
         try:
             for document in cut:
-                split = "validation" if split_position(document.document.text) < threshold else "train"
-                if split not in writers:
-                    writers[split] = ShardWriter(folder / f"{split}-{number:05d}", token_dtype(encoder.vocab_size))
-                writers[split].add_document(document.segments())
-                counts.add(split, document)
-            for writer in writers.values():
+                if not document.raw or not len(document.ids):
+                    empty += 1
+                    continue
+                place = document.document.metadata.get(PLACE)
+                place = split_position(document.raw) if place is None else place
+                split = "validation" if place < threshold else "train"
+                if split not in splits:
+                    shard = ShardWriter(folder / f"{split}-{number:05d}", token_dtype(encoder.vocab_size))
+                    splits[split] = SplitWriter(shard, plan.max_length)
+                splits[split].add(document)
+            for writer in splits.values():
                 writer.close()
-                files |= {name: asdict(file_sum) for name, file_sum in writer.sums.items()}
         except BaseException:
-            for writer in writers.values():
-                writer.abort()
+            for writer in splits.values():
+                writer.shard.abort()
             raise
-        self.stat_update("tokens", value=sum(split.tokens for split in counts.splits.values()))
-        write_result(
-            self.work,
-            "write",
-            rank,
-            {
-                **counts.to_dict(),
-                "files": files,
-                "engine": encoder.engine,
-                "cpu_seconds": time.process_time() - began,
-            },
-        )
+        self.stat_update("tokens", value=sum(writer.counts.tokens for writer in splits.values()))
+        result = {
+            "splits": {split: asdict(writer.counts) for split, writer in splits.items()},
+            "document_lengths": sum(
+                (writer.document_lengths for writer in splits.values()), _zeros(SIZE_BINS)
+            ).tolist(),
+            "segment_lengths": sum(
+                (writer.segment_lengths for writer in splits.values()), _zeros(LENGTH_BINS)
+            ).tolist(),
+            "files": {name: asdict(file) for writer in splits.values() for name, file in writer.shard.sums.items()},
+            "empty": empty,
+            "engine": encoder.engine,
+            "cpu_seconds": time.process_time() - began,
+        }
+        write_result(self.work, "write", rank, result)
 
 
-class ShardCounts:
-    """What a task wrote: sizes of the splits, and histograms of the lengths of documents and segments in tokens."""
+class SplitWriter:
+    """Writes the documents of one split some hundred at a time, and counts them.
 
-    def __init__(self, max_length: int) -> None:
+    Besides the sizes it keeps histograms of the lengths in tokens: of documents by powers of two, of segments evenly up
+    to the longest.
+    """
+
+    def __init__(self, shard: ShardWriter, max_length: int) -> None:
+        self.shard = shard
         self.max_length = max_length
-        self.splits: dict[str, Counts] = {}
-        self.document_lengths = np.zeros(SIZE_BINS, dtype=np.int64)
-        self.segment_lengths = np.zeros(LENGTH_BINS, dtype=np.int64)
+        self.counts = Counts()
+        self.document_lengths = _zeros(SIZE_BINS)
+        self.segment_lengths = _zeros(LENGTH_BINS)
+        self._group: list[SegmentedDocument] = []
 
-    def add(self, split: str, document: SegmentedDocument) -> None:
-        """Count one document."""
-        tokens, segments = len(document.ids), len(document.ends)
-        self.splits[split] = self.splits.get(split, Counts()) + Counts(1, segments, tokens, len(document.raw))
-        self.document_lengths[tokens.bit_length()] += 1
-        if segments == 1:
-            self.segment_lengths[self._bin(tokens)] += 1
+    def add(self, document: SegmentedDocument) -> None:
+        """Take one document that has tokens."""
+        self._group.append(document)
+        if len(self._group) >= GROUP_DOCUMENTS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left and finish the shard."""
+        self._flush()
+        self.shard.close()
+
+    def _flush(self) -> None:
+        group, self._group = self._group, []
+        if not group:
             return
-        lengths = np.diff(document.ends, prepend=0)
+        tokens = np.array([len(document.ids) for document in group])
+        segments = np.array([len(document.ends) for document in group])
+        ends = np.concatenate([document.ends for document in group])
+        lengths = np.diff(ends, prepend=0)
+        firsts = np.cumsum(segments) - segments
+        lengths[firsts] = ends[firsts]
+        self.shard.add_documents(np.concatenate([document.ids for document in group]), lengths, segments)
+        size = sum(len(document.raw) for document in group)
+        self.counts += Counts(len(group), len(lengths), int(tokens.sum()), size)
+        bits = np.frexp(tokens)[1]  # the number of binary digits
+        self.document_lengths += np.bincount(bits, minlength=SIZE_BINS)
         self.segment_lengths += np.bincount((lengths - 1) * LENGTH_BINS // self.max_length, minlength=LENGTH_BINS)
 
-    def _bin(self, tokens: int) -> int:
-        return max(tokens - 1, 0) * LENGTH_BINS // self.max_length
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a result file."""
-        return {
-            "splits": {split: asdict(counts) for split, counts in self.splits.items()},
-            "document_lengths": self.document_lengths.tolist(),
-            "segment_lengths": self.segment_lengths.tolist(),
-        }
+def _zeros(bins: int) -> np.ndarray:
+    return np.zeros(bins, dtype=np.int64)
 
 
 @lru_cache(maxsize=1)
@@ -278,9 +309,10 @@ def read_result(work: Path, kind: str, task: int) -> Any:
     return json.loads(result_file(work, kind, task).read_text(encoding="utf-8"))
 
 
-def split_position(text: str) -> float:
+def split_position(text: str | bytes) -> float:
     """Place of a text in [0, 1) by its hash: equal texts fall into the same split, in every run and order."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big") / 2**64
+    raw = text.encode("utf-8") if isinstance(text, str) else text
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big") / 2**64
 
 
 def validation_share(plan: Plan, source: str) -> float:
@@ -290,8 +322,19 @@ def validation_share(plan: Plan, source: str) -> float:
     return shares.get(source, plan.validation_fraction)
 
 
+def check_early(source: str, report: ReadReport) -> None:
+    """Raise a `UserError` where most of a part cannot be read: that is a wrong setting, not a bad line."""
+    bad = report.bad.total()
+    if report.records >= EARLY_CHECK_RECORDS and bad * 2 > report.records:
+        examples = "; ".join(map(str, report.examples[:3]))
+        raise UserError(
+            f"{bad} of the first {report.records} records of source '{source}' cannot be read ({examples}): set "
+            "text_field or format, or mend the input"
+        )
+
+
 def check_bad_records(source: str, report: ReadReport, max_bad_fraction: float) -> None:
-    """Raise a `UserError` with the first examples where too much of a source could not be read."""
+    """Raise a `UserError` with the first examples where too much of a whole source could not be read."""
     bad = report.bad.total()
     if bad > max_bad_fraction * max(report.records, 1):
         found, whole, unit = bad, report.records, "records"

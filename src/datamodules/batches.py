@@ -26,7 +26,10 @@ _PLACES_AT_ONCE = 1024
 class Segments(Protocol):
     """Anything that can be packed: pretraining segments or encoded instruction examples."""
 
-    lengths: NDArray[np.int32]
+    @property
+    def lengths(self) -> NDArray[np.integer]:
+        """Tokens of every segment, ``[segments]``; asked for once, to plan the rows."""
+        ...
 
     def tokens(self, index: int) -> NDArray[np.integer]:
         """Token ids of a segment, ``[length]``."""
@@ -80,8 +83,11 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         """Supervised tokens in one global batch."""
         if self._loss_tokens[0] != batch:
             size = self.order.block_size
-            places = (self.place(index) for index in range(batch * size, (batch + 1) * size))
-            total = sum(self.segments[p.source].loss_tokens(self.rows[p.source].row(p.item)) for p in places)
+            rows: dict[int, list[NDArray[np.int64]]] = {}
+            for index in range(batch * size, (batch + 1) * size):
+                place = self.place(index)
+                rows.setdefault(place.source, []).append(self.rows[place.source].row(place.item))
+            total = sum(self.segments[source].loss_tokens(np.concatenate(found)) for source, found in rows.items())
             self._loss_tokens = (batch, max(total, 1))
         return self._loss_tokens[1]
 
@@ -120,8 +126,9 @@ def packed_row(segments: Segments, row: NDArray[np.int64], max_length: int, pad_
     position_ids = np.empty(max_length, np.int64)
     end = 0
     for index in row.tolist():
-        start, end = end, end + int(segments.lengths[index])
-        input_ids[start:end] = segments.tokens(index)
+        tokens = segments.tokens(index)
+        start, end = end, end + len(tokens)
+        input_ids[start:end] = tokens
         labels[start + 1 : end] = segments.labels(index)[1:]
         position_ids[start:end] = np.arange(end - start)
     position_ids[end:] = np.arange(max_length - end)

@@ -112,6 +112,8 @@ class PackedDataModule(L.LightningDataModule):
         for name, segments in sources.train.items():
             fill = 100 * tokens[name] / (rows[name] * self.max_length)
             log.info("source %s: %d segments in %d rows, %.1f %% full", name, len(segments.lengths), rows[name], fill)
+        if not sources.validation:
+            log.info("no source holds anything out: the run is not validated")
         for sentence in describe(self._order, list(rows)):
             log.info("%s", sentence)
 

@@ -124,7 +124,8 @@ class TextEncoder(ABC):
                     ) from None
                 self.engine_reason = str(error)
         give_memory_back()
-        log.info("tokenizer '%s' encodes with %s: %s", self.name, self.engine, self.engine_reason)
+        level = logging.DEBUG if engine == "reference" else logging.INFO  # who asks for it knows
+        log.log(level, "tokenizer '%s' encodes with %s: %s", self.name, self.engine, self.engine_reason)
 
     def _checked_fast_engine(self) -> FastEngine:
         step = max(1, self.vocab_size // VOCABULARY_SAMPLE)
@@ -170,7 +171,7 @@ class TextEncoder(ABC):
         size = len(text.encode("utf-8")) if text_bytes is None else text_bytes
         if len(ids) == 0:
             return np.zeros(0, dtype=np.int64)
-        lengths = self.byte_lengths[ids]
+        lengths = self.byte_lengths.take(ids)
         ends = np.cumsum(lengths, dtype=np.int64)
         prefix = int(ends[-1]) - size  # 1 where a blank was put before the text
         if prefix in (0, 1) and lengths.all() and self._keeps_text(text):

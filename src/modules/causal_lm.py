@@ -132,7 +132,8 @@ class CausalLM(L.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         self.validation_names = list(getattr(datamodule, "validation_names", [])) or ["validation"]
         if self._byte_lengths is None:
-            self._byte_lengths = torch.from_numpy(open_encoder(resolve(self.spec)).byte_lengths).to(self.device)
+            encoder = open_encoder(resolve(self.spec), engine="reference")  # opens in no time: nothing is encoded
+            self._byte_lengths = torch.from_numpy(encoder.byte_lengths).to(self.device)
         self._sums = {name: torch.zeros(3, dtype=torch.float64, device=self.device) for name in self.validation_names}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -103,8 +103,10 @@ class AtomicFiles:
             self.abort()
 
     def close(self) -> None:
-        """Finish all files, then give them their names."""
+        """Finish all files, then give them their names; until the last one has its own, the group is not there."""
         sums = [file.finish() for file in self._files]
+        if len(self.paths) > 1:  # or a kill would leave the old index with the new tokens
+            self.paths[-1].unlink(missing_ok=True)
         for path, file_sum in zip(self.paths, sums, strict=True):
             os.replace(_temporary(path), path)
             self.sums[path.name] = file_sum

@@ -7,6 +7,7 @@ nothing bears its final name before it is complete.
 
 import bisect
 import dataclasses
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,9 +86,9 @@ def split(collection: Collection, shares: Sequence[float], output: Path, writing
         shares: size of each part, on any scale. Every split of a manifest is cut in these proportions.
 
     Raises:
-        UserError: a share is not positive.
+        UserError: a share is no positive number.
     """
-    if not shares or min(shares) <= 0:
+    if not shares or not all(_is_number(share) and share > 0 for share in shares):
         raise UserError(f"parts of sizes {list(shares)} can't be made: give parts=4, or fractions=[0.9,0.1]")
     edges = np.cumsum([0.0, *shares]) / np.sum(shares)
     wholes = {split: _whole(collection, split) for split in collection.splits}
@@ -118,8 +119,15 @@ def convert(
 
     Args:
         vocabulary: of the tokenizer that made shards without a manifest: the result is a folder with one.
-        validation_fraction: share of tokens, at the end, that such a folder sets aside to validate.
+        validation_fraction: share of tokens, at the end, that such a folder sets aside to validate: 0, or less than 1.
+
+    Raises:
+        UserError: ids are not of the vocabulary, or the fraction leaves nothing to train on.
     """
+    if not _is_number(validation_fraction) or not 0 <= validation_fraction < 1:
+        raise UserError(
+            f"validation_fraction={validation_fraction} is no share of the tokens: give one below 1, such as 0.01, or 0"
+        )
     form = writing.format or collection.format
     if collection.manifest or vocabulary is None:
         contents = {split: _whole(collection, split) for split in collection.splits}
@@ -127,13 +135,31 @@ def convert(
         if manifest:
             manifest = dataclasses.replace(manifest, settings={"convert": manifest.settings, "to": form})
         return _write(contents, output, writing, form, manifest)
-    edge = 1 - validation_fraction
+    contents = _held_out(collection, validation_fraction)
+    return _write(contents, output, writing, form, _described(contents, output.name, vocabulary, collection.path))
+
+
+def _held_out(collection: Collection, fraction: float) -> dict[str, Content]:
+    """A collection without a manifest, its last documents set aside to validate."""
+    whole = _whole(collection, "").spans
+    edge = 1 - fraction
     contents = {}
     for split_name, (low, high) in {"train": (0.0, edge), "validation": (edge, 1.0)}.items():
         if high > low:
-            spans = cut(_whole(collection, "").spans, low, high)
+            spans = cut(whole, low, high)
             contents[split_name] = Content(spans, [group for span in spans for group in span.groups])
-    return _write(contents, output, writing, form, _described(contents, output.name, vocabulary, collection.path))
+    if counted_tokens(whole) and not counted_tokens(contents["train"].spans):
+        documents = sum(span.end - span.begin for span in whole)
+        raise UserError(
+            f"{collection.path} has {documents} document{'s' * (documents > 1)}, and validation_fraction={fraction:g} "
+            "leaves none with tokens to train on: give row_length=1024, which makes documents of a .npy stream, "
+            "document_start=… for a KnowLM triple, or validation_fraction=0"
+        )
+    return contents
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def cut(spans: Sequence[Span], low: float, high: float) -> list[Span]:
@@ -250,6 +276,7 @@ def _write(contents: dict[str, Content], output: Path, writing: Writing, form: s
         dataclasses.replace(manifest, source=output.name, dtype=dtype, files=sums).save(temporary)
         replaced = output.with_name(f".{output.name}.old")
         if output.exists():
+            shutil.rmtree(replaced, ignore_errors=True)  # left by a run that was killed here
             output.rename(replaced)
         temporary.rename(output)
         shutil.rmtree(replaced, ignore_errors=True)

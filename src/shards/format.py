@@ -106,6 +106,32 @@ class ShardWriter:
             self._lengths.append(part.size)
         self._documents.append(len(self._lengths))
 
+    def add_documents(self, tokens: np.ndarray, lengths: np.ndarray, segments: np.ndarray) -> None:
+        """Append many documents at once.
+
+        Args:
+            tokens: ids of all segments, one after another, ``[tokens]``.
+            lengths: tokens of each segment, ``[segments]``.
+            segments: how many of the segments each document has, ``[documents]``.
+
+        Raises:
+            ValueError: an id does not fit the dtype, or the numbers do not agree; then nothing is written.
+        """
+        if lengths.sum() != len(tokens) or segments.sum() != len(lengths):
+            raise ValueError(
+                f"{len(tokens)} tokens, {len(lengths)} segments of {lengths.sum()} tokens and documents of "
+                f"{segments.sum()} segments do not belong together"
+            )
+        if len(tokens) and (tokens.min() < self._lowest or tokens.max() > self._highest):
+            raise ValueError(
+                f"token id {int(tokens.max())} (lowest {int(tokens.min())}) does not fit {self.dtype} in shard "
+                f"{self.prefix}: choose the dtype by token_dtype(vocab_size)"
+            )
+        before = len(self._lengths)
+        self._bin.write(np.ascontiguousarray(tokens, dtype=self.dtype))
+        self._lengths.frombytes(lengths.astype(np.int32).tobytes())
+        self._documents.frombytes((before + np.cumsum(segments, dtype=np.int64)).tobytes())
+
     def close(self) -> None:
         """Finish both files and give them their names; the index, which readers look for, comes last."""
         lengths = np.frombuffer(self._lengths, dtype=np.int32) if self._lengths else np.zeros(0, dtype=np.int32)

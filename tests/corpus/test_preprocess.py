@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.corpus.dedup.settings import DedupSettings
+from src.corpus import finish
+from src.corpus.dedup.settings import DedupSettings, ParagraphSettings
 from src.corpus.executors import Executor, Local, Ray, Slurm
+from src.corpus.finish import validation_threshold
 from src.corpus.preprocess import Settings, SourceSpec, preprocess_corpus
 from src.corpus.report import CorpusReport
 from src.errors import UserError
@@ -294,6 +296,113 @@ def test_a_cluster_writes_the_same_bytes_as_this_machine(make, tmp_path, raw, by
     assert shard_bytes(tmp_path / "here") == shard_bytes(tmp_path / "there")
 
 
+@pytest.mark.parametrize("place", ["second source", "report"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_that_was_stopped_while_it_finished_comes_to_the_same_end(
+    tmp_path, raw, byte_level_folder, monkeypatch, place, overwrite
+):
+    specs = [SourceSpec.from_config(name, {"path": str(raw), "language": "en"}) for name in "ab"]
+
+    def run(folder):
+        settings = Settings(byte_level_folder, tmp_path / folder, max_length=64, overwrite=overwrite)
+        return preprocess_corpus(specs, settings, Local(1))
+
+    wanted = run("whole")
+
+    class Killed(BaseException):
+        pass
+
+    def stop(*arguments):
+        if place == "report" or str(arguments[1]).endswith("/b"):
+            raise Killed
+        return real(*arguments)
+
+    name = "write_report" if place == "report" else "take_place"
+    real = getattr(finish, name)
+    monkeypatch.setattr(finish, name, stop)
+    with pytest.raises(Killed):
+        run("stopped")
+    monkeypatch.setattr(finish, name, real)
+    report = run("stopped")
+    assert shard_bytes(tmp_path / "stopped") == shard_bytes(tmp_path / "whole")
+    for source in report.sources.values():
+        source.cpu_seconds = wanted.sources[source.name].cpu_seconds
+    assert report.sources == wanted.sources
+    assert visible(tmp_path / "stopped") == ["a", "b", "report.html", "report.json"]
+
+
+def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(long_run, tmp_path):
+    process = long_run(tmp_path / "out", 2, "plain")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / ".work" / "results").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(children) >= 2
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    deadline = time.monotonic() + 10  # the tracker of shared memory takes its leave a little later
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert long_run(tmp_path / "out", 2, "plain").wait() == 0
+
+
+def test_another_name_or_other_words_begin_anew(tmp_path, raw, byte_level_folder):
+    words = tmp_path / "words.txt"
+    words.write_text("nothing of this\n")
+    harm = {"_target_": "src.corpus.cleaning.harm.HarmfulWords", "path": str(words), "max_matches": 0}
+
+    def run(name="en", **options):
+        spec = SourceSpec.from_config(name, {"path": str(raw), "language": "en", "cleaning": {"harm": harm}})
+        settings = Settings(byte_level_folder, tmp_path / "shards", max_length=64, **options)
+        return preprocess_corpus([spec], settings, Local(1)).sources[name]
+
+    assert run().total.documents == len(TEXTS)
+    moved = words.rename(tmp_path / "moved.txt")
+    harm["path"] = str(moved)
+    assert run().total.documents == len(TEXTS)
+    moved.write_text("fox\n")
+    with pytest.raises(UserError, match="made with other cleaning steps"):
+        run()
+    assert run(overwrite=True).dropped > 0
+    assert run(name="other").dropped > 0
+
+
+def test_a_wrong_field_stops_a_run_before_its_end_and_a_few_bad_lines_at_the_head_do_not(make, raw, tmp_path):
+    lines = raw.read_text()
+    raw.write_text("{bad\n" * 60 + lines * 10)
+    assert make(output_dir=tmp_path / "head").total.documents == 10 * len(TEXTS)
+    raw.write_text(lines * 5)
+    with pytest.raises(UserError, match=r"1505 of the first 1505 records .* no field 'txt'"):
+        make(source={"text_field": "txt"})
+
+
+def test_a_file_of_any_name_is_read_as_the_format_it_is_said_to_have(make, raw, tmp_path):
+    raw.rename(tmp_path / "raw.dat")
+    assert make(source={"path": str(tmp_path / "raw.dat"), "format": "jsonl"}).total.documents == len(TEXTS)
+
+
+def test_a_split_of_equal_texts_is_not_empty():
+    sizes = [(place, 100) for place in (0.1, 0.1, 0.5, 0.5, 0.9, 0.9)]
+    threshold = validation_threshold(sizes, 0.0001, 200)
+    assert sum(place < threshold for place, _ in sizes) == 2
+
+
+def test_one_document_is_for_training():
+    assert validation_threshold([(0.3, 4)], 0.05, 20_000) <= 0.3
+
+
+def test_every_part_is_counted_among_those_looked_through_for_paragraphs(make, raw, tmp_path):
+    line = "The same long line, which comes back in some of the documents of this corpus."
+    texts = [f"{text}\n{line}" if number < 9 else text for number, text in enumerate(TEXTS)]
+    raw.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    make(part_bytes=20_000, dedup=DedupSettings(paragraphs=ParagraphSettings(min_characters=60)), max_length=128)
+    report = CorpusReport.from_dict(json.loads((tmp_path / "shards" / "report.json").read_text())).sources["en"]
+    assert report.steps[-1].documents_in == len(TEXTS)
+    assert report.duplicates["repeated_paragraphs"].found >= 8
+
+
 def test_mistakes_in_the_config_are_sentences(make, raw, tmp_path):
     with pytest.raises(UserError, match="unknown setting 'txt_field'"):
         make(source={"txt_field": "text"})
@@ -307,10 +416,11 @@ def test_mistakes_in_the_config_are_sentences(make, raw, tmp_path):
         make(max_length=1)
     with pytest.raises(UserError, match="workers=0"):
         make(workers=0)
-    with pytest.raises(UserError, match="cleaning step 'quality'"):
-        make(source={"cleaning": {"quality": {"_target_": "src.corpus.steps.Nothing"}}})
+    for step in ({"_target_": "src.corpus.steps.Nothing"}, {"min_characters": 5}):
+        with pytest.raises(UserError, match="cleaning step 'quality'"):
+            make(source={"cleaning": {"quality": step}})
     raw.write_text('{"text": ""}\n')
-    with pytest.raises(UserError, match="holds no text"):
+    with pytest.raises(UserError, match="holds no text to write"):
         make(output_dir=tmp_path / "empty")
 
 

@@ -48,3 +48,15 @@ def test_an_existing_file_is_refused_before_anything_is_written(tmp_path):
     with AtomicFiles([tmp_path / "b"], overwrite=True) as (file,):
         file.write(b"new")
     assert (tmp_path / "b").read_bytes() == b"new"
+
+
+def test_a_kill_between_two_renames_leaves_no_index_of_what_was_there_before(tmp_path):
+    paths = [tmp_path / name for name in ("a.bin", "a.more", "a.idx")]
+    for path in paths:
+        path.write_bytes(b"old")
+    paths[1].unlink()
+    paths[1].mkdir()  # no file can be renamed to it
+    with pytest.raises(OSError), AtomicFiles(paths) as files:
+        for file in files:
+            file.write(b"new")
+    assert paths[0].read_bytes() == b"new" and not paths[2].exists()

@@ -110,7 +110,7 @@ def test_a_split_folder_becomes_folders_with_shares_of_every_split(tmp_path):
     assert not [check for part in parts for check in verify(open_collection(part)) if check.problem]
 
 
-@pytest.mark.parametrize("shares", [[], [1, 0], [-1, 2]])
+@pytest.mark.parametrize("shares", [[], [1, 0], [-1, 2], [1, "a"], [float("inf"), 1], [float("nan")]])
 def test_shares_that_make_no_parts_are_refused(tmp_path, shares):
     write(tmp_path / "a")
     with pytest.raises(UserError, match="can't be made"):
@@ -126,6 +126,28 @@ def test_foreign_shards_become_trainable_with_their_tokenizer(tmp_path):
     assert manifest.splits == {"train": Counts(40, 48, 80, 216), "validation": Counts(10, 12, 20, 54)}
     assert len(Source.open(written, "validation")) == 12
     assert not [check for check in verify(open_collection(written)) if check.problem]
+
+
+@pytest.mark.parametrize("fraction", [1.5, 1.0, -0.1, "0.1", True, float("nan"), None])
+def test_a_fraction_that_is_no_share_is_refused(tmp_path, fraction):
+    write(tmp_path / "theirs")
+    with pytest.raises(UserError, match=rf"validation_fraction={fraction} is no share of the tokens"):
+        convert(open_collection(tmp_path / "theirs"), tmp_path / "ours", Writing(), Letters(), fraction)
+
+
+def test_one_document_is_not_set_aside_and_nothing_left_to_train_on(tmp_path):
+    np.save(tmp_path / "stream.npy", np.arange(1, 201, dtype=np.uint16))
+    with pytest.raises(UserError, match=r"stream\.npy has 1 document, and validation_fraction=0\.01 leaves none"):
+        convert(open_collection(tmp_path / "stream.npy"), tmp_path / "ours", Writing("megatron"), Letters(), 0.01)
+    assert not (tmp_path / "ours").exists()
+    whole = convert(open_collection(tmp_path / "stream.npy"), tmp_path / "ours", Writing("megatron"), Letters(), 0)
+    assert Manifest.load(whole).splits == {"train": Counts(1, 1, 200, 600)}
+    rows = open_collection(tmp_path / "stream.npy", Reading(row_length=10))
+    cut_up = convert(rows, tmp_path / "rows", Writing("megatron"), Letters(), 0.05)
+    assert {name: counts.tokens for name, counts in Manifest.load(cut_up).splits.items()} == {
+        "train": 190,
+        "validation": 10,
+    }
 
 
 def test_foreign_shards_of_another_tokenizer_are_refused(tmp_path):
@@ -146,6 +168,15 @@ def test_nothing_is_overwritten_unless_asked_for(tmp_path):
     with pytest.raises(UserError, match="mine exists and is no folder of shards: give another output"):
         convert(open_collection(made), tmp_path / "mine", Writing("npy", overwrite=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "zh"]
+
+
+def test_what_a_killed_run_left_aside_does_not_stop_the_next(tmp_path):
+    made = make_source(tmp_path)
+    (tmp_path / ".zh.old").mkdir()
+    (tmp_path / ".zh.old" / "train-00000.bin").write_bytes(b"old")
+    convert(open_collection(made), made, Writing("npy", overwrite=True))
+    assert open_collection(made).format == "npy"
+    assert [path.name for path in tmp_path.iterdir()] == ["zh"]
 
 
 def test_a_failure_leaves_the_old_result_and_nothing_of_the_new(tmp_path):

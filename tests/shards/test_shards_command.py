@@ -66,6 +66,9 @@ def test_verify_of_damaged_shards_fails_with_one_sentence(folder):
         (["inspect", "nowhere"], "nowhere is no token shard"),
         (["convert", "{}/bare", "to=npy"], "give output=… for what convert writes"),
         (["split", "{}/bare", "output=x"], "split needs parts=4 or fractions=[0.9,0.1]"),
+        (["split", "{}/bare", "output=x", "parts=2.5"], "parts=2.5 is no number of parts"),
+        (["split", "{}/bare", "output=x", "fractions=0.5"], "fractions=0.5 is no list"),
+        (["split", "{}/bare", "output=x", "fractions=[a,b]"], "parts of sizes ['a', 'b'] can't be made"),
         (["verify", "{}/bare", "{}/zh"], "verify takes one path, found 2"),
     ],
 )

@@ -4,6 +4,7 @@ A list of phrases knows no context, and a text about a harm is not one that does
 them, or when they make up much of it. The list is a file, and its path a setting.
 """
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -33,7 +34,13 @@ class HarmfulWords(CleaningStep):
         super().__init__()
         self.max_matches = max_matches
         self.max_share = max_share
-        self._finder = PhraseFinder(read_phrases(Path(path)))
+        phrases = read_phrases(Path(path))
+        self._finder = PhraseFinder(phrases)
+        self._fingerprint = hashlib.sha256("\n".join(phrases).encode("utf-8")).hexdigest()
+
+    def depends_on(self) -> dict[str, str]:
+        """The SHA-256 of the phrases in place of the path: what the list says counts, and not where it lies."""
+        return {"path": self._fingerprint}
 
     def apply(self, text: str) -> str | Drop:
         codes = code_points(text)

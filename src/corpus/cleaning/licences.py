@@ -43,8 +43,11 @@ def without_licence_header(text: str) -> str:
 
 
 def _block(text: str, start: int) -> int | None:
-    """Where the comment that begins at a position ends."""
+    """Where the comment that begins at a position ends; of one too long for a licence, the last whole line that fits."""
+    limit = start + _LONGEST
+    if limit < len(text):  # or \Z would match in the middle of a line
+        limit = text.rfind("\n", start, limit) + 1
     for pattern in _BLOCKS:
-        if (block := pattern.match(text, start, start + _LONGEST)) is not None and block.end() > start:
+        if (block := pattern.match(text, start, limit)) is not None and block.end() > start:
             return block.end()
     return None

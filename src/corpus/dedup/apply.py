@@ -109,6 +109,6 @@ def _reason(drop: tuple[int, ...], part: int, names: dict[int, str]) -> Drop:
 
 def _mismatch(folder: Path, part: int) -> UserError:
     return UserError(
-        f"the duplicates in {folder} were found in other documents than part {part} has now: run "
-        "scripts/preprocess.py again with overwrite=true"
+        f"the duplicates in {folder} were found in other documents than part {part} has now: remove {folder.parent} "
+        "and run the same command again"
     )

@@ -90,11 +90,11 @@ def open_records(path: Path, dtype: np.dtype) -> np.ndarray:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: run scripts/preprocess.py again with overwrite=true") from None
+        raise UserError(f"{path} is missing: remove the folder .work it belongs to and run again") from None
     if size % dtype.itemsize:
         raise UserError(
-            f"{path} has {size} bytes, not a multiple of {dtype.itemsize}: it is damaged, run scripts/preprocess.py "
-            "again with overwrite=true"
+            f"{path} has {size} bytes, not a multiple of {dtype.itemsize}: it is damaged; remove the folder .work "
+            "it belongs to and run again"
         )
     return np.memmap(path, dtype, mode="r") if size else np.zeros(0, dtype)
 

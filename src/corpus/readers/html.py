@@ -86,7 +86,7 @@ def _each_line(link: re.Match[str]) -> str:
 def require_resiliparse() -> None:
     """Raise a `UserError` where the library that reads web pages is missing."""
     if find_spec("resiliparse") is None:
-        raise UserError("web pages are read with resiliparse, which is not installed: pip install 'resiliparse>=1.0'")
+        raise UserError("web pages are read with resiliparse, which is not installed: pip install 'resiliparse>=2.0'")
 
 
 def _without_link_lines(marked: str) -> str:

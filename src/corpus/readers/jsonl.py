@@ -1,7 +1,7 @@
 """Documents out of JSON lines (jsonlines.org): one object a line, the text in one of its fields.
 
 orjson reads almost every line. What it refuses, Python's own parser gets to see: NaN passes it, lone surrogates do, and
-invalid UTF-8 is replaced by U+FFFD and counted.
+invalid UTF-8 is replaced by U+FFFD, in texts and ids, and counted for texts.
 """
 
 import json
@@ -13,11 +13,10 @@ import orjson
 from datatrove.data import Document
 
 from src.corpus.readers.lines import place_mark, records
-from src.corpus.readers.slices import Input
+from src.corpus.readers.slices import Input, without_surrogates
 from src.errors import UserError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_NOT_OF_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # other surrogates than those `surrogateescape` makes
 
 
 def read_jsonl(input: Input) -> Iterator[Document]:
@@ -36,7 +35,7 @@ def read_jsonl(input: Input) -> Iterator[Document]:
             input.bad(f"{mark}{place}", _what_is_wrong(input, place, line, record, field))
             continue
         if not checked and _SURROGATE.search(text):
-            text = _without_surrogates(text)
+            text = without_surrogates(text)
             report.replaced += 1
         report.records += 1
         if not text:
@@ -44,7 +43,8 @@ def read_jsonl(input: Input) -> Iterator[Document]:
             continue
         report.documents += 1
         name = None if id_field is None else record.get(id_field)
-        yield Document(text, f"{prefix}{place}" if name is None else str(name))
+        id = f"{prefix}{place}" if name is None else str(name)
+        yield Document(text, id if checked else without_surrogates(id))
 
 
 def _second_try(line: bytes) -> Any:
@@ -53,11 +53,6 @@ def _second_try(line: bytes) -> Any:
         return json.loads(line.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError):
         return None
-
-
-def _without_surrogates(text: str) -> str:
-    """Put U+FFFD for lone surrogates, and for invalid bytes as a UTF-8 decoder would."""
-    return _NOT_OF_BYTES.sub("\ufffd", text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _what_is_wrong(input: Input, place: int, line: bytes, record: Any, field: str) -> str:

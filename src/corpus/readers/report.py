@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-MAX_EXAMPLES = 20
+MAX_EXAMPLES = 5  # of each reason
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ReadReport:
 
     records: records that should have become documents; damage to a file counts as one.
     documents, empty: those that did, and those with an empty text, which are left out.
-    bad, examples: those that could not be read, by reason, and the first few of them.
+    bad, examples: those that could not be read, by reason, and the first few of each reason, in the order they came.
     replaced: documents in which invalid UTF-8, or a lone surrogate, was replaced by U+FFFD.
     skipped: web records that are no pages, such as images and redirects, by reason; they are not in `records`.
     input_bytes, position: input bytes as they lie on disk, and how many of them are behind the reader.
@@ -44,25 +44,30 @@ class ReadReport:
     lost_bytes: int = 0
 
     def add_bad(self, file: str, place: str, reason: str, count: int = 1) -> None:
-        """Count records that are left out, and keep the first few for the message."""
+        """Count records that are left out, and keep the first few of each reason."""
         self.records += count
         self.bad[reason] += count
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append(Example(file, place, reason))
+        self._keep(Example(file, place, reason))
+
+    def _keep(self, example: Example) -> None:
+        if sum(kept.reason == example.reason for kept in self.examples) < MAX_EXAMPLES:
+            self.examples.append(example)
 
     def __add__(self, other: "ReadReport") -> "ReadReport":
-        return ReadReport(
+        total = ReadReport(
             records=self.records + other.records,
             documents=self.documents + other.documents,
             empty=self.empty + other.empty,
             bad=self.bad + other.bad,
-            examples=(self.examples + other.examples)[:MAX_EXAMPLES],
             replaced=self.replaced + other.replaced,
             skipped=self.skipped + other.skipped,
             input_bytes=self.input_bytes + other.input_bytes,
             position=self.position + other.position,
             lost_bytes=self.lost_bytes + other.lost_bytes,
         )
+        for example in self.examples + other.examples:
+            total._keep(example)
+        return total
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` gives the same report back."""

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from src.corpus.readers.report import ReadReport
 from src.errors import UserError
 
 BUFFER_BYTES = 1 << 18
+_NOT_OF_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # other surrogates than those `surrogateescape` makes
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Input:
     def __init__(self, slice: Slice, reading: Reading, report: ReadReport) -> None:
         self.slice, self.reading, self.report = slice, reading, report
         self.path = Path(slice.file)
-        self.name = os.path.relpath(slice.file, reading.folder) if reading.folder else self.path.name
+        name = os.path.relpath(slice.file, reading.folder) if reading.folder else self.path.name
+        self.name = without_surrogates(name)  # it becomes part of ids, and a file's name can be any bytes
         with readable(self.path):
             self.size = self.path.stat().st_size
         self.torn = False  # whether damage was met
@@ -119,6 +122,11 @@ class Stream:
     def resume(self) -> Damage | None:
         """Pass over damage; None at the true end of the file."""
         return None if self._unpacked is None else self._unpacked.resume()
+
+
+def without_surrogates(text: str) -> str:
+    """Put U+FFFD for lone surrogates, and for bytes that `surrogateescape` kept as a UTF-8 decoder would."""
+    return _NOT_OF_BYTES.sub("\ufffd", text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @contextmanager

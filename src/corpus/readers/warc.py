@@ -19,10 +19,12 @@ from src.errors import UserError
 
 MAX_HEADER_BYTES = 1 << 16
 STEP_BYTES = 1 << 20
+MAX_LENGTH_DIGITS = 18  # no file is longer, and Python refuses to read numbers of thousands of digits
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 TOP_LEVEL_TYPES = ("application", "audio", "font", "image", "text", "video")
 _STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w:.-]+)""", re.IGNORECASE)
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 
 Headers = dict[str, str]  # names in lower case
@@ -76,7 +78,7 @@ def _headers(stream: Stream) -> Headers:
 def _body(input: Input, stream: Stream, number: int, headers: Headers) -> bytes | None:
     """The block of a record; None for one that makes no document, because of what it is or because it is not whole."""
     kind, length = headers.get("warc-type", ""), headers.get("content-length", "")
-    if not length.isdecimal():
+    if not length.isdecimal() or len(length) > MAX_LENGTH_DIGITS:
         input.bad(number, "WARC record without a length")
         return None
     size = int(length)
@@ -144,10 +146,9 @@ def _joined_chunks(body: bytes) -> bytes:
     at = 0
     while (end := body.find(b"\n", at)) >= 0:
         size_text = body[at:end].partition(b";")[0].strip()
-        try:
-            size = int(size_text, 16)
-        except ValueError:
+        if not _CHUNK_SIZE.fullmatch(size_text):
             return bytes(content) if content else body
+        size = int(size_text, 16)
         if size == 0:
             break
         content += body[end + 1 : end + 1 + size]

@@ -128,6 +128,7 @@ class SourceReport:
     replaced: documents in which invalid UTF-8 was replaced.
     lost_bytes: input that could not even be cut into records, such as the rest of a damaged gzip file.
     empty: records whose text was empty; they make no document.
+    skipped: web records that are no pages, such as images and redirects, by reason; they are not in `records`.
     steps: what each cleaning step saw and dropped, in their order.
     duplicates: by kind, one of ``exact``, ``near`` and ``repeated_paragraphs``; the last leaves out no documents.
     splits: what was written.
@@ -144,6 +145,7 @@ class SourceReport:
     replaced: int = 0
     lost_bytes: int = 0
     empty: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
     steps: list[StepReport] = field(default_factory=list)
     duplicates: dict[str, Duplicates] = field(default_factory=dict)
     splits: dict[str, Counts] = field(default_factory=dict)
@@ -213,7 +215,7 @@ class SourceReport:
         for name in ("files", "input_bytes", "records", "replaced", "lost_bytes", "empty", "packed_rows"):
             setattr(total, name, getattr(self, name) + getattr(other, name))
         total.cpu_seconds = self.cpu_seconds + other.cpu_seconds
-        for name in ("bad", "duplicates", "splits"):
+        for name in ("bad", "skipped", "duplicates", "splits"):
             setattr(total, name, _added(getattr(self, name), getattr(other, name)))
         total.steps = list(_added(_numbered(self.steps), _numbered(other.steps)).values())
         total.document_tokens = self.document_tokens + other.document_tokens
@@ -238,7 +240,8 @@ class CorpusReport:
     """The report of a whole run.
 
     date: when it began, ISO 8601.
-    seconds: how long it took on the clock; `cpu_seconds`: processor time of all tasks together.
+    seconds: how long it took on the clock, pauses between stops and resumes included.
+    cpu_seconds: processor time of the tasks that read, clean and write.
     executor: where it ran, such as ``local, 2 workers``.
     settings: what the shards depend on, nothing of the machine.
     """

@@ -155,6 +155,7 @@ def _source(anchor: str, source: SourceReport) -> str:
         f"{_counted(source.files, 'file')}, {megabytes(source.input_bytes)} as stored" if source.files else "",
         f"{_counted(source.replaced, 'document')} with invalid UTF-8 replaced" if source.replaced else "",
         f"{megabytes(source.lost_bytes)} of input lost to damage" if source.lost_bytes else "",
+        *(f"{_counted(count, 'web record')} skipped: {reason}" for reason, count in source.skipped.items()),
     ]
     parts = [
         f'<h2 id="{anchor}">{_text(source.name)}</h2>',

@@ -65,6 +65,15 @@ def test_no_text_is_an_error(phrase_file, text):
     assert HarmfulWords(phrase_file, max_matches=0).apply(text) is text or "时时彩" in text or "casino" in text.lower()
 
 
+def test_it_depends_on_the_phrases_and_not_on_where_they_lie(phrase_file, tmp_path):
+    copy, other = tmp_path / "copy.txt", tmp_path / "other.txt"
+    copy.write_text("时时彩\n# another comment\nonline casino", encoding="utf-8")
+    other.write_text("时时彩\nonline casinos\n", encoding="utf-8")
+    wanted = HarmfulWords(phrase_file).depends_on()
+    assert list(wanted) == ["path"] and len(wanted["path"]) == 64
+    assert HarmfulWords(copy).depends_on() == wanted != HarmfulWords(other).depends_on()
+
+
 def test_a_missing_list_says_what_to_set(tmp_path):
     with pytest.raises(UserError, match=r"no list of harmful words.*path=\.\.\."):
         HarmfulWords(tmp_path / "none.txt")

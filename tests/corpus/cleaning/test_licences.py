@@ -44,6 +44,20 @@ def test_anything_else_comes_back_as_the_same_object(text):
     assert without_licence_header(text) is text
 
 
+@pytest.mark.parametrize("mark", ["//", "#", "--"])
+@pytest.mark.parametrize("length", [7, 80, 30_000])
+def test_a_comment_too_long_for_a_licence_is_cut_at_the_end_of_a_line(mark, length):
+    lines = [f"{mark} Copyright A\n", *[f"{mark} {number:05}{'x' * length}\n" for number in range(30_000 // length + 2)]]
+    text = "".join(lines)
+    left = without_licence_header(text)
+    assert any(left == "".join(lines[number:]) for number in range(len(lines)))
+    assert len(left) >= len(text) - 20_000
+
+
+def test_a_licence_that_ends_where_the_file_ends_goes():
+    assert without_licence_header("// Copyright A") == ""
+
+
 @given(st.lists(st.sampled_from(["# Copyright A\n", "// x\n", "/* © */\n", "\n", "x\n", "/*", "#", " "])).map("".join))
 def test_what_is_left_has_no_header_any_more(text):
     once = without_licence_header(text)

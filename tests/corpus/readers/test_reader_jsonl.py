@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pytest
 import zstandard
@@ -68,6 +69,20 @@ def test_a_field_can_name_the_documents(tmp_path, read):
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'{"text": "a", "url": "u1"}\n{"text": "b"}\n{"text": "c", "url": 7}\n')
     assert [document.id for document in read(file, id_field="url")[0]] == ["u1", "a.jsonl:2", "7"]
+
+
+def test_an_id_or_a_file_name_that_is_no_utf8_is_replaced_as_a_text_is(tmp_path, read):
+    file = os.fsencode(tmp_path) + b"/a\xff.jsonl"
+    try:
+        with open(file, "wb") as stream:
+            stream.write(b'{"text": "a", "url": "u\\ud800"}\n{"text": "b", "url": "\xe6\xb1"}\n{"text": "c"}\n{broken\n')
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    for settings in ({}, {"folder": str(tmp_path)}):
+        documents, report = read(os.fsdecode(file), id_field="url", **settings)
+        assert [document.id for document in documents] == ["u\ufffd", "\ufffd", "a\ufffd.jsonl:3"]
+        assert [str(example) for example in report.examples] == ["a\ufffd.jsonl:4: not JSON"]
+        assert report.replaced == 0
 
 
 def test_files_of_one_name_are_told_apart_below_a_folder(tmp_path, read):

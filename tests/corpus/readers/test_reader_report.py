@@ -17,9 +17,16 @@ def test_a_report_is_the_same_after_json_and_adds_up():
     assert [str(example) for example in total.examples] == ["a.jsonl:2: not JSON"] * 2
 
 
-def test_only_the_first_examples_are_kept():
-    report = ReadReport()
+def test_the_first_examples_of_every_reason_are_kept_in_the_order_they_came():
+    report, rare = ReadReport(), ReadReport()
     for line in range(100):
         report.add_bad("a", str(line), "not JSON")
-    assert len(report.examples) == len((report + report).examples) == MAX_EXAMPLES
-    assert report.records == 100
+        if line in (2, 50):
+            report.add_bad("a", str(line), "no field 'text'")
+    rare.add_bad("b", "1", "too long")
+    places = [str(line) for line in [0, 1, 2, 2, 3, 4, 50]]
+    assert [example.place for example in report.examples] == places
+    assert MAX_EXAMPLES == 5
+    total = report + rare + report
+    assert [example.place for example in total.examples] == [*places, "1", "2", "50"]
+    assert (report.records, total.records) == (102, 205)

@@ -51,6 +51,27 @@ def resiliparse():
     pytest.importorskip("resiliparse")
 
 
+@pytest.mark.parametrize("size", [b"-5", b"+5", b"0x5", b"1_0", b"", b"five"])
+def test_what_is_no_chunk_size_ends_the_chunks(tmp_path, read, size):
+    body = html("first chunk").encode()
+    chunks = b"%x\r\n%s\r\n" % (len(body), body)
+    more = "Transfer-Encoding: chunked\r\n"
+    file = tmp_path / "crawl.warc"
+    unchunked = record("response", response(size + b"\r\nplain", "text/plain", more=more))
+    file.write_bytes(record("response", response(chunks + size + b"\r\nrest", more=more)) + unchunked)
+    texts = [document.text for document in read(file)[0]]
+    assert texts[0] == "first chunk" and texts[1].endswith("plain")
+
+
+def test_a_length_of_thousands_of_digits_is_none(tmp_path, read):
+    file = tmp_path / "crawl.warc"
+    one = record("response", response(html("one").encode()))
+    file.write_bytes(one.replace(b"Content-Length: ", b"Content-Length: " + b"9" * 5000) + one)
+    documents, report = read(file)
+    assert [document.text for document in documents] == ["one"]
+    assert report.bad["WARC record without a length"] == 1
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_pages_become_documents_and_other_records_are_counted_by_reason(tmp_path, read, suffix):
     file = tmp_path / f"crawl.warc{suffix}"
