@@ -48,7 +48,10 @@ PIECES = 8  # tasks that the work is cut into for two workers
 SCALING_COPIES = 4  # of the sample, so that starting up weighs little
 TERABYTE_MB = 1e6
 CORES = (1, 32, 1024)
-TINY = "It was a bright cold day in April. 床前明月光，疑是地上霜。\n"
+TINY = """# It was a bright cold day in April, and all the clocks of the town that could still be heard were striking.
+# 床前明月光，疑是地上霜。举头望明月，低头思故乡。春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。
+print("Nobody who had been there before was surprised by what they heard of it.")
+"""
 
 
 @dataclass(frozen=True)

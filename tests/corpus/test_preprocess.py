@@ -198,6 +198,17 @@ def long_run(raw, tmp_path, byte_level_folder):
     return start
 
 
+def children(process: subprocess.Popen) -> list[str]:
+    return subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+
+
+def wait_until_gone(processes: list[str]) -> None:
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{process}").exists() for process in processes):
+        assert time.monotonic() < deadline, "a worker has outlived its run"
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "dedup", "moment"),
@@ -216,9 +227,11 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_bytes_of_an_uninterrupt
     while not (killed / ".work" / moment).exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
+    workers_of_run = children(process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert visible(killed) == [".work"]
+    wait_until_gone(workers_of_run)
     with pytest.raises(UserError):
         Source.open(killed / "en")
     kept = {path: path.stat().st_mtime_ns for path in killed.glob(".work/logs/*/completions/*")}
@@ -337,14 +350,11 @@ def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(long_run, tmp_path
     while not (tmp_path / "out" / ".work" / "results").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    assert len(children) >= 2
+    workers = children(process)
+    assert len(workers) >= 2
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) != 0
-    deadline = time.monotonic() + 10  # the tracker of shared memory takes its leave a little later
-    while any(Path(f"/proc/{child}").exists() for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until_gone(workers)
     assert long_run(tmp_path / "out", 2, "plain").wait() == 0
 
 

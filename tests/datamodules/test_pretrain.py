@@ -1,6 +1,7 @@
 """Pretraining data over real shards: the order survives any change of processes, and a mix that ends ends cleanly."""
 
 import logging
+import pickle
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -11,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from src.datamodules.pretrain import PretrainDataModule
+from src.datamodules.pretrain import PretrainDataModule, PretrainSegments
 from src.errors import UserError
 from src.models.download import resolve
 from src.models.spec import ModelSpec
 from src.models.tokenizer import open_encoder
 from src.shards.format import ShardWriter
 from src.shards.manifest import Counts, Manifest
+from src.shards.source import Source
 
 SEGMENTS = {"zh": 300, "en": 120, "code": 50}
+WEIGHTS = {"zh": 5.5, "en": 1.5, "code": 0.9}
 GLOBAL_BATCH = 12
 Make = Callable[..., PretrainDataModule]
 
@@ -39,12 +42,9 @@ def shards(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 segment[0] = 500 * base + number
                 tokens += len(segment)
                 writer.add_document([segment])
-        with ShardWriter(folder / name / "validation-00000", np.uint16):
-            pass
-        splits = {"train": Counts(count, count, tokens, tokens), "validation": Counts()}
-        Manifest(name, encoder.name, encoder.fingerprint, encoder.vocab_size, 16, "uint16", splits=splits).save(
-            folder / name
-        )
+        splits = {"train": Counts(count, count, tokens, tokens)}
+        facts = (name, encoder.name, encoder.fingerprint, encoder.vocab_size, 16, "uint16", WEIGHTS[name])
+        Manifest(*facts, splits=splits).save(folder / name)
     return folder
 
 
@@ -53,7 +53,7 @@ def make(smollm2: ModelSpec, shards: Path) -> Make:
     resolve(smollm2)
 
     def made(**settings: Any) -> PretrainDataModule:
-        standard = {"sources": {"zh": 5.5, "en": 1.5, "code": 0.9}, "max_length": 16, "micro_batch_size": 2, "seed": 3}
+        standard = {"sources": WEIGHTS, "max_length": 16, "micro_batch_size": 2, "seed": 3}
         standard |= {"model": smollm2, "shards_dir": str(shards), "global_batch_size": GLOBAL_BATCH}
         return PretrainDataModule(**{**standard, **settings})
 
@@ -137,6 +137,63 @@ def test_another_mix_can_not_be_resumed(make: Make) -> None:
             resumed(data, make(**change), 3)
 
 
+def test_a_mix_that_names_no_source_takes_all_that_are_finished_by_their_manifests_weights(
+    make: Make, shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in SEGMENTS:
+        (tmp_path / name).symlink_to(shards / name)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / ".zh.old").symlink_to(shards / "zh")
+    (tmp_path / "report.json").touch()
+    with caplog.at_level(logging.INFO, "src.datamodules.pretrain"):
+        data = make(sources=None, shards_dir=str(tmp_path))
+        assert run(data, world_size=1, steps=5) == run(make(sources=dict(sorted(WEIGHTS.items()))), 1, 5)
+    assert data.sources.mix == {"code": 0.9, "en": 1.5, "zh": 5.5}
+    assert "by the weights in their manifests: code 0.9, en 1.5, zh 5.5" in caplog.text
+
+
+def test_a_mix_that_names_no_source_needs_finished_ones(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no token shards in .*: make them with python scripts/preprocess\.py"):
+        make(sources=None, shards_dir=str(tmp_path / "nothing")).setup()
+    with pytest.raises(UserError, match="names no source"):
+        make(sources={"zh": None})
+
+
+def test_rows_per_batch_take_the_place_of_sources_that_are_not_named(make: Make) -> None:
+    data = make(sources=None, global_batch_distributed={"zh": 8, "en": 4})
+    assert list(data.sources.mix) == ["zh", "en"]
+
+
+def test_a_source_is_validated_on_what_its_manifest_counts(make: Make, shards: Path, tmp_path: Path) -> None:
+    for name in ("zh", "code"):
+        (tmp_path / name).symlink_to(shards / name)
+    (tmp_path / "en").mkdir()
+    for file in (shards / "en").iterdir():
+        (tmp_path / "en" / file.name).symlink_to(file)
+        if file.suffix in (".bin", ".idx"):
+            (tmp_path / "en" / f"validation-00000{file.suffix}").symlink_to(file)
+    manifest = Manifest.load(shards / "en")
+    manifest.splits["validation"] = manifest.splits["train"]
+    (tmp_path / "en" / "manifest.json").unlink()
+    manifest.save(tmp_path / "en")
+    data = make(shards_dir=str(tmp_path))
+    assert data.validation_names == ["en"] and len(data.val_dataloader()) == 1
+
+
+def test_a_loader_process_gets_no_lengths_and_counts_the_same(shards: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(["zh", "en"]):
+        for suffix in (".bin", ".idx"):
+            (tmp_path / f"train-{number:05}{suffix}").symlink_to(shards / name / f"train-00000{suffix}")
+    Manifest("both", "", "", 49152, 16, "uint16").save(tmp_path)
+    segments = PretrainSegments(Source.open(tmp_path))
+    indices = np.array([299, 0, 300, 419, 7])
+    wanted = int(segments.lengths[indices].sum()) - len(indices)
+    sent = pickle.dumps(segments)
+    there = pickle.loads(sent)
+    assert there.loss_tokens(indices) == segments.loss_tokens(indices) == wanted
+    assert len(sent) < 1000 and "lengths" not in vars(there.source)
+
+
 class Line(L.LightningModule):
     """One weight that reads the data."""
 
@@ -151,6 +208,25 @@ class Line(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 1e-9)
+
+
+class Validated(Line):
+    """One that would be validated if anything were held out."""
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val/loss", self.weight)
+
+
+def test_training_runs_where_no_source_holds_anything_out(make: Make, tmp_path: Path) -> None:
+    data, module = make(), Validated()
+    trainer = L.Trainer(
+        max_steps=4, max_epochs=-1, accumulate_grad_batches=6, val_check_interval=12, check_val_every_n_epoch=None,
+        num_sanity_val_steps=0, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=tmp_path, callbacks=L.pytorch.callbacks.ModelCheckpoint(tmp_path, monitor="val/loss"),
+    )  # fmt: skip
+    trainer.fit(module, data)
+    assert data.validation_names == [] and trainer.global_step == 4
+    assert len(module.seen) == 4 * GLOBAL_BATCH
 
 
 @pytest.mark.parametrize("max_steps", [10**6, -1])

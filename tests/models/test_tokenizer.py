@@ -206,6 +206,12 @@ def test_the_choice_of_the_engine_is_logged(tmp_path, caplog):
     assert "tokenizer 'mine' encodes with fastokens: same ids as tokenizers on the check texts" in caplog.text
 
 
+def test_an_engine_that_was_asked_for_is_not_announced(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        open_encoder(byte_level(tmp_path / "mine"), engine="reference")
+    assert "encodes with" not in caplog.text
+
+
 def test_an_engine_that_makes_other_ids_is_not_used(tmp_path):
     """In this vocabulary "<" is no token: the fast engine reads a text's "<0x41>" as the byte token of that name."""
     vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"0": 256, "x": 257, "a": 258}

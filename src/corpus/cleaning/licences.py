@@ -43,7 +43,7 @@ def without_licence_header(text: str) -> str:
 
 
 def _block(text: str, start: int) -> int | None:
-    """Where the comment that begins at a position ends; of one too long for a licence, the last whole line that fits."""
+    """Where the comment that begins at a position ends; of one longer than a licence, the last line that fits."""
     limit = start + _LONGEST
     if limit < len(text):  # or \Z would match in the middle of a line
         limit = text.rfind("\n", start, limit) + 1
