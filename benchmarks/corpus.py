@@ -45,7 +45,7 @@ SOURCES = ("zh", "en", "code")
 PLAIN = ("cleaning=none", "dedup=none")
 WHOLE = ("cleaning=standard", "dedup=minhash")
 PIECES = 8  # tasks that the work is cut into for two workers
-SCALING_COPIES = 4  # of the sample, so that starting up weighs little
+SCALING_COPIES = 16  # of the sample, so that starting up and empty word caches weigh little
 TERABYTE_MB = 1e6
 CORES = (1, 32, 1024)
 TINY = """# It was a bright cold day in April, and all the clocks of the town that could still be heard were striking.

@@ -134,12 +134,15 @@ class Local:
         behind = stage.tasks - len(ranks)
         pending: set[Future[None]] = {pool.submit(executor.run_task, rank) for rank in ranks}
         finished = 0
-        while pending:
-            done, pending = wait(pending, timeout=progress.INTERVAL_S, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            finished += len(done)
-            on_progress(_standing(stage, board, behind + finished))
+        with _interrupts() as interrupted:
+            while pending:
+                done, pending = wait(pending, timeout=progress.INTERVAL_S, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                finished += len(done)
+                on_progress(_standing(stage, board, behind + finished))
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
 
     @staticmethod
     def _here(stage: Stage, executor: "_LocalStage", ranks: list[int], board: Any, on_progress: OnProgress) -> None:
@@ -167,6 +170,25 @@ class Local:
 def _standing(stage: Stage, board: Any, tasks: int) -> StageProgress:
     _, position, documents, text_bytes = board[:]
     return StageProgress(stage.name, tasks, stage.tasks, position, stage.bytes, documents, text_bytes)
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Ctrl-C as something to look at: as an exception it may come within a callback of the pool, which swallows it."""
+    seen = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def see(number: int, frame: Any) -> None:
+        seen.set()
+        signal.signal(signal.SIGINT, before)  # a second one does not wait
+
+    before = signal.signal(signal.SIGINT, see)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
