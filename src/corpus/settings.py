@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from src.corpus.dedup.settings import DedupSettings
 from src.corpus.readers import Reading
@@ -43,6 +43,11 @@ class SourceSpec:
             raise UserError(f"source '{name}' has the unknown setting '{min(unknown)}': known are {known}")
         if missing := {"path", "language"} - set(config):
             raise UserError(f"source '{name}' has no '{min(missing)}': every source needs path and language")
+        if config["language"] not in get_args(Language):
+            choices = ", ".join(get_args(Language))
+            raise UserError(
+                f"source '{name}' has language '{config['language']}', which has no sentence rules: {choices} do"
+            )
         reading = {key: value for key, value in config.items() if key in READING}
         return cls(name=name, reading=reading, **{key: value for key, value in config.items() if key in own})
 

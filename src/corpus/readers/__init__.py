@@ -1,7 +1,7 @@
 """Documents out of files: JSON lines, plain text, Parquet, WARC and HTML, plain or compressed, and hub data sets.
 
-`find_files` finds a source's files, `plan_parts` cuts them into parts, `read_part` reads one of them, and `ReadParts`
-is that as a datatrove step. One file for each format; what they share is in `slices` and `lines`.
+`find_files` finds a source's files, `plan_parts` cuts them into parts, `read_part` reads one of them. One
+file for each format; what they share is in `slices` and `lines`.
 """
 
 from datatrove.data import Document
@@ -12,12 +12,10 @@ from src.corpus.readers.read import read_part
 from src.corpus.readers.reading import Reading, TxtDocuments
 from src.corpus.readers.report import ReadReport
 from src.corpus.readers.slices import Slice
-from src.corpus.readers.step import ReadParts
 
 __all__ = [
     "Document",
     "Part",
-    "ReadParts",
     "ReadReport",
     "Reading",
     "Slice",
