@@ -6,6 +6,7 @@ filters, which then needs no change. The counts of all steps of a task end up in
 """
 
 import re
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -93,9 +94,9 @@ class CleaningStep(PipelineStep):
         super().__init__()
         self.report = StepReport(self.name)
 
+    @abstractmethod
     def apply(self, text: str) -> str | Drop:
         """The text as it goes on, or why it does not. Never raises, whatever the text holds."""
-        raise NotImplementedError
 
     def depends_on(self) -> dict[str, str]:
         """Marks that take the place of settings which only point at what matters, such as the path of a list."""

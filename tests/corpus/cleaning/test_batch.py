@@ -1,3 +1,5 @@
+"""A batch is a way to compute, never a reason for a verdict."""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

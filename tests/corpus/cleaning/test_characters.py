@@ -1,3 +1,5 @@
+"""Every character has one kind, the one that Unicode gives it."""
+
 import sys
 import unicodedata
 

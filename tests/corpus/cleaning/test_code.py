@@ -1,3 +1,5 @@
+"""What is no code a person wrote is dropped, and why is said."""
+
 import base64
 import random
 

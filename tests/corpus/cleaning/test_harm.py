@@ -1,3 +1,5 @@
+"""Texts full of listed phrases are dropped; texts that speak of such things are not."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

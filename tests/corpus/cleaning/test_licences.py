@@ -1,3 +1,5 @@
+"""A licence header goes, and nothing else with it."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

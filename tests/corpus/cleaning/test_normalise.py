@@ -1,3 +1,5 @@
+"""Normalising changes how a text is written, once, and never what it says."""
+
 import importlib.util
 import pickle
 import sys

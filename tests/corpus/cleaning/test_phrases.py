@@ -1,3 +1,5 @@
+"""Every phrase of a list is found where it stands: Latin ones as whole words, Han ones anywhere."""
+
 import re
 
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""What tells who somebody is is masked; numbers that only look like it are not."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""Every rule fires on what it is for, and on no ordinary text."""
+
 from itertools import product
 
 import pytest

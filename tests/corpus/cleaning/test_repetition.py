@@ -1,3 +1,5 @@
+"""Repetition is what counting by hand finds."""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

@@ -106,5 +106,6 @@ def test_documents_grow_fewer_stage_by_stage_down_to_the_shards(source):
 def test_a_source_without_cleaning_or_text_makes_a_page_too():
     empty, plain = SourceReport("empty"), SourceReport("plain", max_length=8, records=1)
     plain.splits = {"train": Counts(1, 1, 8, 20)}
-    outline(render(CorpusReport("demo", sources={"empty": empty, "plain": plain})))
-    outline(render(CorpusReport("nothing")))
+    page = render(CorpusReport("demo", sources={"empty": empty, "plain": plain}))
+    assert outline(page) and "plain" in page and "empty" in page
+    assert outline(render(CorpusReport("nothing")))
