@@ -344,6 +344,7 @@ def test_a_run_that_was_stopped_while_it_finished_comes_to_the_same_end(
     assert visible(tmp_path / "stopped") == ["a", "b", "report.html", "report.json"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(long_run, tmp_path):
     process = long_run(tmp_path / "out", 2, "plain")
     deadline = time.monotonic() + 60

@@ -53,6 +53,7 @@ def tiny(instructions: Path, folder: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_help_shows_examples_and_groups() -> None:
     shown = run("--help").stdout
     assert "python train.py experiment=pretrain_demo" in shown
