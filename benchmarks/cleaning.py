@@ -16,13 +16,10 @@ os.environ |= {"OMP_NUM_THREADS": "1", "DATATROVE_COLORIZE_LOGS": "0"}
 
 import argparse
 import gzip
-import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,6 +32,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
+from saving import save
 
 from src.corpus.cleaning.prose import ProseQuality
 
@@ -189,15 +187,7 @@ def main() -> None:
         numbers = [f"{result[key]:.2f}" if key in result else "" for key in ("ours", "peer", "ratio")]
         table.add_row(result["metric"], *numbers)
     Console().print(table)
-    report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "versions": {name: version(name) for name in ("datatrove", "numpy")},
-        "date": datetime.now(UTC).date().isoformat(),
-        "results": results,
-    }
-    target = ROOT / "benchmarks" / "results" / "cleaning.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    save("cleaning", results, ("datatrove", "numpy"))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ the cleaning, dedup and reading benchmarks beside this file and adds their resul
 import argparse
 import gzip
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -27,8 +25,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,10 +34,12 @@ from peers import Contender, Work, find_peers, write_tokenizer_json
 from process_tree import Usage, run
 from rich.console import Console
 from rich.table import Table
+from saving import save
 
 from src.models.fast_tokenizer import describe_sentencepiece
 
 SOURCES = ("zh", "en", "code")
+PACKAGES = ("sentencepiece", "tokenizers", "fastokens", "datatrove", "numpy")
 PLAIN = ("cleaning=none", "dedup=none")
 WHOLE = ("cleaning=standard", "dedup=minhash")
 PIECES = 8  # tasks that the work is cut into for two workers
@@ -335,20 +333,6 @@ def show_terabyte(console: Console, results: Sequence[Result]) -> None:
     console.print(table)
 
 
-def save(results: Sequence[dict[str, object]]) -> None:
-    """Write ``benchmarks/results/corpus.json``."""
-    versions = {name: version(name) for name in ("sentencepiece", "tokenizers", "fastokens", "datatrove", "numpy")}
-    report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "versions": versions,
-        "date": datetime.now(UTC).date().isoformat(),
-        "results": results,
-    }
-    target = ROOT / "benchmarks" / "results" / "corpus.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("tokenizer", type=Path, help="a SentencePiece model")
@@ -370,9 +354,9 @@ def main() -> None:
         for result in results:
             if not result.metric.startswith(("corpus.vs_", "corpus.terabyte")):
                 console.print(f"{result.metric}: {result.ours:.2f} {result.unit} ({result.note})", highlight=False)
-        save([asdict(result) for result in results])
+        save("corpus", [asdict(result) for result in results], PACKAGES)
         if "also" in arguments.parts:
-            save([asdict(result) for result in results] + run_also(arguments, bench))
+            save("corpus", [asdict(result) for result in results] + run_also(arguments, bench), PACKAGES)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import argparse
 import gzip
 import json
 import logging
-import platform
 import random
 import re
 import statistics
@@ -31,8 +30,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +39,7 @@ import numpy as np
 from datatrove.data import Document
 from rich.console import Console
 from rich.table import Table
+from saving import save
 
 from src.corpus.dedup.apply import DropDuplicates
 from src.corpus.dedup.buckets import FindDuplicates
@@ -260,16 +258,6 @@ def measure(source: str, sample: Sample, repeats: int, table: Table) -> list[dic
     return results
 
 
-def versions() -> dict[str, str]:
-    found = {}
-    for name in ("numpy", "datatrove", "spacy", "jieba", "xxhash"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("corpora", type=Path)
@@ -283,15 +271,7 @@ def main() -> None:
         sample = take_sample(arguments.corpora / f"{source}.jsonl.gz", arguments.mb)
         results += measure(source, sample, arguments.repeats, table)
     Console().print(table)
-    report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "versions": versions(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "results": results,
-    }
-    target = ROOT / "benchmarks" / "results" / "dedup.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    save("dedup", results, ("numpy", "datatrove", "spacy", "jieba", "xxhash"))
 
 
 if __name__ == "__main__":

@@ -18,14 +18,11 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
+from saving import save
 
 BATCH = 20
 LENGTH = 1024
@@ -248,15 +246,7 @@ def report(results: list[Result]) -> None:
         cells = ["–" if number is None else f"{number:,.3f}" for number in numbers]
         table.add_row(result["metric"], *cells, result["unit"])
     Console().print(table)
-    data = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "versions": {name: version(name) for name in ("numpy", "megatron-core")},
-        "date": datetime.now(UTC).date().isoformat(),
-        "results": results,
-    }
-    target = ROOT / "benchmarks" / "results" / "reading.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    save("reading", results, ("numpy", "megatron-core"))
 
 
 if __name__ == "__main__":

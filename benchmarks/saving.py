@@ -1,0 +1,32 @@
+"""How every benchmark writes its results: ``benchmarks/results/NAME.json`` with machine, versions, date and results."""
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent / "results"
+
+
+def save(name: str, results: Sequence[dict[str, Any]], packages: Iterable[str]) -> None:
+    """Write the results of a benchmark with the versions of those packages that are installed."""
+    report = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "versions": dict(_versions(packages)),
+        "date": datetime.now(UTC).date().isoformat(),
+        "results": results,
+    }
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _versions(packages: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for package in packages:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            continue
