@@ -19,7 +19,7 @@ from src.models.download import resolve
 from src.models.load import load_model
 from src.models.spec import ModelSpec
 from src.models.tokenizer import open_encoder
-from src.modules.loss import decoder_and_head, token_losses
+from src.modules.loss import decoder_and_head, supervised_loss, token_losses
 from src.modules.optimizer import AdamW, Schedule
 from src.strategies.deepspeed import partition_while_loading
 
@@ -116,9 +116,9 @@ class CausalLM(L.LightningModule):
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses, _ = token_losses(self._network(), batch)
+        found = supervised_loss(self._network(), batch)
         accumulation = self.trainer.accumulate_grad_batches
-        loss = losses.sum() * (accumulation * self.trainer.world_size / batch["loss_tokens"][0])
+        loss = found.total * (accumulation * self.trainer.world_size / batch["loss_tokens"][0])
         self._step_loss = self._step_loss.to(loss.device) + loss.detach() / accumulation
         if (batch_idx + 1) % accumulation == 0:
             self.log("train/loss", self._step_loss, prog_bar=True, sync_dist=self.trainer.world_size > 1)

@@ -5,6 +5,7 @@ hidden states are selected *before* the head: the same number, less work. Models
 ``head(hidden)`` go through their own forward.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,29 @@ from torch import Tensor, nn
 
 IGNORED = -100
 _PLAIN_HEAD = {"llama", "mistral", "qwen2", "qwen3"}  # logits are head(hidden) and nothing else
+
+
+@dataclass(frozen=True)
+class SupervisedLoss:
+    """Loss of the supervised tokens of a batch.
+
+    total: their sum in nats, with a gradient; a scalar.
+    tokens: the loss of each, without a gradient, ``[supervised]``, float32.
+    rows: the row of the batch each belongs to, ``[supervised]``, int64.
+    targets: their ids, ``[supervised]``, int64.
+    """
+
+    total: Tensor
+    tokens: Tensor
+    rows: Tensor
+    targets: Tensor
+
+
+def supervised_loss(model: nn.Module, batch: dict[str, Tensor]) -> SupervisedLoss:
+    """`token_losses`, summed for training."""
+    losses, targets = token_losses(model, batch)
+    rows = (batch["labels"][:, 1:] != IGNORED).nonzero()[:, 0]
+    return SupervisedLoss(losses.sum(), losses.detach(), rows, targets)
 
 
 def token_losses(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
