@@ -53,6 +53,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """
     hardware = check_hardware(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes, cfg.get("needs", ""))
     checkpoint = find_checkpoint(cfg)
+    if hardware.accelerator == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before DeepSpeed is imported, which looks for GPUs
     hush()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
@@ -196,10 +198,9 @@ def hush() -> None:
     for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
     transformers_logging.disable_progress_bar()
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no other
     for message in (".*is_gradient_checkpointing.*", ".*LeafSpec.*", "Experiment logs directory.*", ".*num_workers.*"):
         warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")  # DeepSpeed's collectives
     warnings.filterwarnings("ignore", message="Checkpoint directory.*exists and is not empty.*")
 
 

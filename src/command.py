@@ -86,7 +86,7 @@ def _sentences(config_name: str, show_traceback: bool) -> Iterator[None]:
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(next((link.exit_status for link in _causes(error) if isinstance(link, UserError)), 2))
 
 
 def rewrite_arguments(arguments: list[str]) -> Iterator[str]:

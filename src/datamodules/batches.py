@@ -5,6 +5,9 @@ Hugging Face convention: ``labels`` are not shifted, −100 where there is no lo
 has none (nothing before it may predict it). ``position_ids`` restart at each segment, which is how attention knows
 where segments end; padding at the end of a row is a segment of its own. ``loss_tokens``, int64 because
 mixed precision would round a float, counts the supervised tokens of the whole global batch, see `PackedDataset`.
+
+What is in a batch is counted here, by the loader, so that nobody has to ask a GPU: ``source`` says which source of the
+mix each row is of, ``[micro_batch_size]``, and ``counts`` what it holds, ``[micro_batch_size, 3]``, see `COUNTS`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +23,8 @@ from src.datamodules.order import Place, Places, SampleOrder
 from src.shards.packing import Rows
 
 IGNORED = -100
+COUNTS = ("tokens", "pairs", "supervised")
+"""Columns of ``counts``: real tokens, query-key pairs within segments under a causal mask, tokens with a loss."""
 _PLACES_AT_ONCE = 1024
 
 
@@ -76,6 +81,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         row = packed_row(
             self.segments[place.source], self.rows[place.source].row(place.item), self.max_length, self.pad_id
         )
+        row["source"] = torch.tensor(place.source)
         row["loss_tokens"] = torch.tensor(self.batch_loss_tokens(index // self.order.block_size))
         return row
 
@@ -120,23 +126,30 @@ class EvaluationDataset(Dataset[dict[str, Tensor]]):
 
 
 def packed_row(segments: Segments, row: NDArray[np.int64], max_length: int, pad_id: int) -> dict[str, Tensor]:
-    """One row: segments end to end, then padding. Tensors of shape ``[max_length]``."""
+    """One row: segments end to end, then padding. Tensors of shape ``[max_length]``, and ``counts``."""
     input_ids = np.full(max_length, pad_id, np.int64)
     labels = np.full(max_length, IGNORED, np.int64)
     position_ids = np.empty(max_length, np.int64)
-    end = 0
+    end = pairs = 0
     for index in row.tolist():
         tokens = segments.tokens(index)
         start, end = end, end + len(tokens)
         input_ids[start:end] = tokens
         labels[start + 1 : end] = segments.labels(index)[1:]
         position_ids[start:end] = np.arange(end - start)
+        pairs += (end - start) * (end - start + 1) // 2
     position_ids[end:] = np.arange(max_length - end)
     return {
         "input_ids": torch.from_numpy(input_ids),
         "labels": torch.from_numpy(labels),
         "position_ids": torch.from_numpy(position_ids),
+        "counts": torch.from_numpy(np.array([end, pairs, np.count_nonzero(labels != IGNORED)])),
     }
+
+
+def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Rows as one batch; PyTorch's own collator spends more time on finding out what they are."""
+    return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
 
 
 class RankBatches(Sampler[list[int]]):

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from src.datamodules.batches import EvaluationDataset, PackedDataset, RankBatches, Segments
+from src.datamodules.batches import EvaluationDataset, PackedDataset, RankBatches, Segments, collate
 from src.datamodules.mix import Mix, describe
 from src.datamodules.order import SampleOrder
 from src.errors import UserError
@@ -229,6 +229,7 @@ class PackedDataModule(L.LightningDataModule):
     def _loader_options(self) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
+            "collate_fn": collate,
             "pin_memory": bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
             "persistent_workers": self.num_workers > 0,
         }

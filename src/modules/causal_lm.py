@@ -62,6 +62,8 @@ class CausalLM(L.LightningModule):
         self.save_hyperparameters({"model": asdict(model), "adapter": None})
         self.model: nn.Module | None = None
         self.validation_names: list[str] = []
+        self.guard: Any = None  # `src.callbacks.guard.Guard` puts itself here
+        self._finished_loss: Tensor | None = None  # of the optimizer step that comes next, once all of it is there
         self._step_loss: Tensor = torch.zeros(())  # mean over the micro-batches of the running optimizer step
         self._sums: dict[str, Tensor] = {}
         self._byte_lengths: Tensor | None = None
@@ -108,10 +110,19 @@ class CausalLM(L.LightningModule):
         # Lightning refuses fused AdamW with clipping under bf16-mixed, which scales nothing (lightning 2.6.6).
         if isinstance(self.trainer.strategy, (DeepSpeedStrategy, FSDPStrategy)) or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            self._guard_step(optimizer, None)
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        norm: Any = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or math.inf)
+        if hasattr(norm, "full_tensor"):  # FSDP2: a norm over all shards that no rank has computed yet
+            norm = norm.full_tensor()
         self.log("train/grad_norm", norm)
+        self._guard_step(optimizer, norm)
+
+    def _guard_step(self, optimizer: Any, norm: Tensor | None) -> None:
+        if self.guard is not None and self._finished_loss is not None:  # None between DeepSpeed's micro-batches
+            self.guard.before_step(self.trainer, optimizer, self._finished_loss, norm)
+            self.log("train/skipped_steps", self.guard.steps.skipped)
 
     # Training
 
@@ -120,7 +131,9 @@ class CausalLM(L.LightningModule):
         accumulation = self.trainer.accumulate_grad_batches
         loss = found.total * (accumulation * self.trainer.world_size / batch["loss_tokens"][0])
         self._step_loss = self._step_loss.to(loss.device) + loss.detach() / accumulation
+        self._finished_loss = None
         if (batch_idx + 1) % accumulation == 0:
+            self._finished_loss = self._step_loss
             self.log("train/loss", self._step_loss, prog_bar=True, sync_dist=self.trainer.world_size > 1)
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
             self._step_loss = loss.new_zeros(())

@@ -1,37 +1,178 @@
 """DeepSpeed ZeRO through Lightning (Rajbhandari et al. 2019, arXiv:1910.02054), without its silent faults.
 
-With lightning 2.6.6, deepspeed 0.19.8 and transformers 5.23 three things train the wrong model without a word:
+With lightning 2.6.6, deepspeed 0.19.8 and transformers 5.23 these things train the wrong model, or hang, without a
+word:
 
-- gradients are divided by the accumulation steps twice, once by Lightning and once by DeepSpeed (`ZeroStrategy`);
+- gradients are divided by the accumulation steps twice, once by Lightning and once by DeepSpeed
+  (`ZeroStrategy.backward`);
 - a model built inside ``zero.Init`` gets wrong initial weights unless transformers knows of it, and pretrained weights
   fail to load (`partition_while_loading`);
-- peft's adapters are not zero at the start when made inside ``zero.Init`` (`outside_partitioning`).
+- peft's adapters are not zero at the start when made inside ``zero.Init`` (`outside_partitioning`);
+- on a CPU, DeepSpeed compiles an extension when the processes meet, and a process killed meanwhile leaves a lock at
+  which every later run waits for ever (`ZeroStrategy.setup_distributed` does without the extension).
 
+A checkpoint is a folder with files for each process; `src.strategies.zero_checkpoint` reads it on any number of them.
 DeepSpeed is imported only when a run uses it: the import takes seconds.
 """
 
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
-from torch import Tensor
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from src.errors import UserError
+from src.strategies.zero_checkpoint import ZeroCheckpoint, restore
+
+log = logging.getLogger(__name__)
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """`DeepSpeedStrategy` whose gradients are divided by the accumulation steps once.
+    """`DeepSpeedStrategy` on GPUs or on CPU processes, where everything is communicated through gloo.
 
     With the optimizer in host memory it accepts PyTorch's AdamW, which DeepSpeed refuses unless told not to.
+
+    Args:
+        deepspeed: more of DeepSpeed's configuration, section by section as its documentation names them, such as
+            ``{"zero_optimization": {"stage3_prefetch_bucket_size": 50_000_000}}``.
+        settings: of `DeepSpeedStrategy`.
+
+    Attributes:
+        discard_gradients: set to True before an optimizer step, on every process, it makes that step drop its gradients
+            and leave weights, moments, step counts and loss scale as they are; False again afterwards.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, deepspeed: Mapping[str, Mapping[str, Any]] | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         assert isinstance(self.config, dict)
         self.config["zero_force_ds_cpu_optimizer"] = False
+        for section, values in (deepspeed or {}).items():
+            self.config.setdefault(section, {}).update(values)
+        self.discard_gradients = False
+        self._zero_step: Callable[..., Any] | None = None
+
+    # Processes
+
+    @property
+    def root_device(self) -> torch.device:
+        device = super().root_device
+        return torch.device("cpu", self.local_rank) if device.type == "cpu" else device  # DeepSpeed asks for an index
+
+    def setup_environment(self) -> None:
+        if self.root_device.type != "cpu":
+            super().setup_environment()
+            return
+        from deepspeed.accelerator import get_accelerator
+
+        if (found := get_accelerator().device_name()) != "cpu":
+            raise UserError(
+                f"DeepSpeed was imported for {found} and this run is on the CPU: set the environment variable "
+                "DS_ACCELERATOR=cpu before it starts"
+            )
+        super(DeepSpeedStrategy, self).setup_environment()  # Lightning's own refuses whatever is not CUDA
+
+    def setup_distributed(self) -> None:
+        if self.root_device.type != "cpu":
+            super().setup_distributed()
+            return
+        reset_seed()
+        self.set_world_ranks()
+        with _without_shared_memory_extension():
+            self._init_deepspeed_distributed()
+
+    # Steps
 
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+    def _initialize_deepspeed_train(self, model: nn.Module) -> None:
+        super()._initialize_deepspeed_train(model)
+        # The decision to discard may come as late as in on_before_optimizer_step, after which the engine is on its own.
+        zero = self.deepspeed_engine.optimizer
+        self._zero_step, zero.step = zero.step, self._step_or_discard
+
+    def _step_or_discard(self, *args: Any, **kwargs: Any) -> Any:
+        assert self._zero_step is not None
+        if not self.discard_gradients:
+            return self._zero_step(*args, **kwargs)
+        self.discard_gradients = False
+        return _discard(self.deepspeed_engine.optimizer, self._zero_step)
+
+    @property
+    def grad_norm(self) -> float | None:
+        """Norm of the gradients of the optimizer step just made, before clipping.
+
+        None between optimizer steps and after a discarded one; infinite after one that overflowed in fp16.
+        """
+        engine = self.deepspeed_engine
+        if not engine.global_steps or engine.micro_steps % engine.gradient_accumulation_steps():
+            return None
+        norm = engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    # Checkpoints
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Restore a run, also one of another number of processes or another stage.
+
+        Raises:
+            UserError: the checkpoint is not one of ZeRO's, or lacks what this run trains.
+        """
+        assert self.lightning_module is not None and isinstance(self.config, dict)
+        checkpoint = ZeroCheckpoint(checkpoint_path)
+        stage = self.config["zero_optimization"]["stage"]
+        if self.lightning_module.trainer.state.fn != TrainerFn.FITTING or checkpoint.is_laid_out_for(
+            self.world_size, stage
+        ):
+            return super().load_checkpoint(checkpoint_path, weights_only)
+        log.info(
+            "%s was saved by %d processes under ZeRO-%d: sharing it out anew to %d under ZeRO-%d",
+            checkpoint_path,
+            checkpoint.processes,
+            checkpoint.stage,
+            self.world_size,
+            stage,
+        )
+        return restore(self.deepspeed_engine, checkpoint)
+
+
+def _discard(zero: Any, step: Callable[[], Any]) -> None:
+    """Drop the accumulated gradients of a ZeRO optimizer the way it does itself when their norm is infinite."""
+    norms = "_get_norm_groups" if hasattr(zero, "_get_norm_groups") else "scaled_global_norm"  # stage 3, stages 1 and 2
+    scaler = dict(vars(zero.loss_scaler))
+    had_check = getattr(zero, "check_grad_overflow", None)
+    infinity = torch.tensor(torch.inf, device=zero.device)
+    setattr(zero, norms, lambda: [infinity] if norms == "_get_norm_groups" else infinity)
+    zero.check_grad_overflow = True  # or stages 1 and 2 ignore the norm in bf16
+    try:
+        step()
+    finally:
+        delattr(zero, norms)
+        zero.check_grad_overflow = had_check
+        vars(zero.loss_scaler).update(scaler)  # it was no overflow
+        zero._global_grad_norm = None
+
+
+@contextmanager
+def _without_shared_memory_extension() -> Iterator[None]:
+    """Let DeepSpeed's CPU processes meet without compiling its extension for collectives in shared memory.
+
+    The compilation takes minutes, needs a compiler, and hangs for ever at the lock that a killed one leaves behind.
+    """
+    import deepspeed.comm  # noqa: F401
+
+    backend: Any = sys.modules["deepspeed.comm.torch"]
+    build, backend.build_shm_op = backend.build_shm_op, lambda: None
+    try:
+        yield
+    finally:
+        backend.build_shm_op = build
 
 
 @contextmanager
