@@ -18,17 +18,23 @@ import lightning as L
 import torch
 import wandb
 from hydra.utils import instantiate
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from transformers.utils import logging as transformers_logging
 
+from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.preemption import Preempted
+from src.callbacks.resume import Resume, continue_history, find_checkpoint, set_aside
 from src.command import command
 from src.datamodules.packed import PackedDataModule
 from src.errors import UserError
 from src.modules.causal_lm import CausalLM
+from src.strategies.checkpoint_io import StreamedCheckpointIO
+from src.strategies.children import end_with_starter
 from src.strategies.hardware import Hardware, check_hardware, suitable_precision
 
 log = logging.getLogger(__name__)
@@ -52,7 +58,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
         Preempted: the run was asked to stop and has saved a checkpoint.
     """
     hardware = check_hardware(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes, cfg.get("needs", ""))
-    checkpoint = find_checkpoint(cfg)
+    end_with_starter()
+    output_dir, runs = Path(cfg.paths.output_dir), Path(cfg.paths.root_dir, "outputs", "train", cfg.run_name)
+    resume = find_checkpoint(cfg.ckpt_path, runs, output_dir, cfg.verify_checksums)
     if hardware.accelerator == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before DeepSpeed is imported, which looks for GPUs
     hush()
@@ -69,37 +77,83 @@ def train(cfg: DictConfig) -> dict[str, float]:
     datamodule.setup()
     module: CausalLM = build(cfg.module, model=model)
     callbacks: list[L.Callback] = [build(callback) for callback in cfg.callbacks.values() if callback]
-    loggers: list[Logger] = [build(logger) for logger in cfg.logger.values() if logger]
+    if not any(isinstance(callback, Checkpoints) for callback in callbacks):
+        callbacks.append(Checkpoints(str(output_dir / "checkpoints"), every_n_steps=None, save_last=cfg.save_last))
+    loggers = build_loggers(cfg, resume)
     trainer = build_trainer(cfg, hardware, datamodule, callbacks, loggers)
     for logger in loggers:
         logger.log_hyperparams({"config": OmegaConf.to_container(cfg, resolve=True)})
+    if resume and resume.manifest and trainer.is_global_zero:
+        continue_history(loggers, resume.run_folder, output_dir, resume.manifest.step)
 
     before: dict[str, float] = {}
-    if cfg.validate_before and checkpoint is None:
+    if cfg.validate_before and resume is None:
         before = {f"before/{name}": value for name, value in validate(trainer, module, datamodule).items()}
-    try:
-        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
-    except Preempted as stop:
-        log.warning("stopped at step %d; go on with the same command and ckpt_path=%s", stop.step, stop.checkpoint)
-        raise
+    fit(trainer, module, datamodule, resume)
     metrics = {**before, **floats(trainer.callback_metrics)}
-    if "train/loss" not in metrics:
-        raise UserError(
-            f"the run in {checkpoint} is finished at step {trainer.global_step}: give trainer.max_steps=… to go on"
-        )
-    if cfg.save_last:  # before validating: that leaves DeepSpeed without an optimizer
-        trainer.save_checkpoint(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"))
-    if trainer.max_steps % val_every_n_steps(cfg.trainer, trainer.max_steps):  # the last step was not validated
+    finishes = "train/loss" not in metrics  # the checkpoint was of the last step: there was nothing to train
+    if finishes:
+        metrics |= finish(trainer, module, resume)
+    if finishes or trainer.max_steps % val_every_n_steps(cfg.trainer, trainer.max_steps):  # it was not validated
         metrics |= validate(trainer, module, datamodule)
     if trainer.is_global_zero:
-        path = Path(cfg.paths.output_dir, "metrics.json")
+        path = output_dir / "metrics.json"
         path.write_text(json.dumps({"steps": trainer.global_step, **metrics}, indent=2) + "\n", encoding="utf-8")
-        log.info("run folder: %s", cfg.paths.output_dir)
+        log.info("run folder: %s", output_dir)
     for logger in loggers:
         logger.finalize("success")
     if wandb.run is not None:
         wandb.finish()  # or the next run of a sweep would go on in this one
     return metrics
+
+
+def fit(trainer: L.Trainer, module: CausalLM, datamodule: PackedDataModule, resume: Resume | None) -> None:
+    """Train, from a checkpoint on if there is one."""
+    try:
+        checkpoint = str(resume.checkpoint) if resume else None
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=False if checkpoint else None)
+    except Preempted as stop:
+        if trainer.is_global_zero:
+            log.warning("stopped at step %d; go on with the same command and ckpt_path=%s", stop.step, stop.checkpoint)
+        raise
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes it exit status 1
+            raise stop.__context__ from None
+        raise
+
+
+def finish(trainer: L.Trainer, module: CausalLM, resume: Resume | None) -> dict[str, float]:
+    """Do for a run that was stopped after its last step what comes then; the metrics of that step.
+
+    Raises:
+        UserError: it had come to its end.
+    """
+    if resume is None or resume.manifest is None or resume.is_finished:
+        raise UserError(
+            f"the run in {resume.checkpoint if resume else trainer.default_root_dir} is finished at step "
+            f"{trainer.global_step}: give trainer.max_steps=… to go on"
+        )
+    log.info("all %d steps were trained: finishing the run that was stopped after them", trainer.global_step)
+    if isinstance(trainer.strategy, (DeepSpeedStrategy, ModelParallelStrategy)):
+        log.warning("the weights are in pieces: export with python scripts/export.py checkpoint=%s", resume.checkpoint)
+    else:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            callback.on_train_end(trainer, module)
+    return {name: value for name, value in resume.manifest.metrics.items() if not name.startswith("val/")}
+
+
+def build_loggers(cfg: DictConfig, resume: Resume | None) -> list[Logger]:
+    """The loggers; a run that goes on in its folder keeps its metrics and its entry in Weights & Biases."""
+    goes_on = resume is not None and resume.run_folder == Path(cfg.paths.output_dir).resolve()
+    if goes_on and rank_zero_only.rank == 0:
+        set_aside(Path(cfg.paths.output_dir))
+    loggers = []
+    for logger in cfg.logger.values():
+        if logger:
+            known = resume.manifest.wandb_id if goes_on and resume and resume.manifest else None
+            same = {"id": known, "resume": "allow"} if known and logger["_target_"].endswith("wandb_logger") else {}
+            loggers.append(build(logger, **same))
+    return loggers
 
 
 def build_trainer(
@@ -118,9 +172,15 @@ def build_trainer(
     settings |= {"accelerator": hardware.accelerator, "devices": hardware.devices}
     if OmegaConf.is_config(settings["strategy"]):
         settings["strategy"] = build(settings["strategy"])
+    if not isinstance(settings["strategy"], (DeepSpeedStrategy, ModelParallelStrategy)):  # they write folders
+        settings["plugins"] = [*(settings.get("plugins") or []), StreamedCheckpointIO()]
+    profiler = build(cfg.profiler) if cfg.profiler else None
+    if isinstance(profiler, L.Callback):  # PyTorch's, for a few steps
+        callbacks, profiler = [*callbacks, profiler], None
     build_it = functools.partial(
         L.Trainer,
         **settings,
+        profiler=profiler,
         max_epochs=-1,
         accumulate_grad_batches=accumulation,
         # Lightning counts micro-batches here, people count optimizer steps.
@@ -202,22 +262,6 @@ def hush() -> None:
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")  # DeepSpeed's collectives
     warnings.filterwarnings("ignore", message="Checkpoint directory.*exists and is not empty.*")
-
-
-def find_checkpoint(cfg: DictConfig) -> str | None:
-    """The checkpoint to resume from: a path, or ``last`` for the newest one of this ``run_name``."""
-    given = cfg.get("ckpt_path")
-    if given is None:
-        return None
-    if given != "last":
-        if not Path(given).exists():
-            raise UserError(f"no checkpoint at ckpt_path={given}: look in outputs/train/{cfg.run_name}")
-        return str(given)
-    found = Path(cfg.paths.root_dir, "outputs", "train", cfg.run_name).glob("**/checkpoints/last.ckpt")
-    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
-        raise UserError(f"ckpt_path=last finds no checkpoint in outputs/train/{cfg.run_name}: start without it")
-    return str(newest)
 
 
 def floats(metrics: Any) -> dict[str, float]:

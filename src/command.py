@@ -41,6 +41,18 @@ OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("user_cache", lambda: str(Path.home() / ".cache" / "knowlm-lightning"), replace=True)
 
 
+def _run_folder(runs: str, new: str, ckpt_path: str | None) -> str:
+    """Folder of a run: a new one, or that of the run which goes on."""
+    if ckpt_path is None:
+        return str(Path(runs, new))
+    from src.callbacks.resume import run_folder  # takes seconds to import
+
+    return run_folder(runs, new, ckpt_path)
+
+
+OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+
+
 def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
     """Make a Hydra application of ``configs/<config_name>.yaml`` out of a function of the composed config."""
 

@@ -6,6 +6,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from src.callbacks.metrics import is_logged
+
 Point = tuple[int, float]
 
 
@@ -24,10 +26,11 @@ class LossCurve(Callback):
         self.train: list[Point] = []
         self.validation: dict[str, list[Point]] = {}
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        loss = trainer.callback_metrics.get("train/loss")
-        if loss is not None and (not self.train or self.train[-1][0] != trainer.global_step):
-            self.train.append((trainer.global_step, float(loss)))
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if is_logged(trainer, batch_idx) and "train/loss" in trainer.logged_metrics:
+            self.train.append((trainer.global_step, float(trainer.logged_metrics["train/loss"])))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:

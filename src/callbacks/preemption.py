@@ -1,7 +1,8 @@
 """Stop cleanly when asked to: finish the optimizer step, save a checkpoint, leave.
 
 SIGTERM is what schedulers send before they take a machine away; the first Ctrl-C means the same, the second one stops
-at once. The checkpoint is written between optimizer steps, so that the resumed run equals an uninterrupted one.
+at once. The checkpoint is written between optimizer steps, so that the resumed run equals an uninterrupted one. A run
+asked to stop while it validates stops there; the resumed one validates anew.
 """
 
 import logging
@@ -11,7 +12,10 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from src.callbacks.checkpoints import Checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -24,29 +28,36 @@ class Preempted(SystemExit):
         self.signal_number, self.step, self.checkpoint = signal_number, step, checkpoint
 
 
-class Preemption(Callback):
-    """Saves ``<folder>/last.ckpt`` after the running optimizer step and raises `Preempted`.
+class Preemption(Checkpoint):  # so that Lightning calls it after everything that a checkpoint should hold
+    """Has `Checkpoints` save after the running optimizer step and raises `Preempted`.
 
     Args:
-        folder: of the run's checkpoints.
         signals: names of the signals to obey.
     """
 
-    def __init__(self, folder: str, signals: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGUSR1")) -> None:
-        self.folder = Path(folder)
+    def __init__(self, signals: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGUSR1")) -> None:
         self.signals = [getattr(signal, name) for name in signals]
         self._received = 0
         self._previous: dict[int, Any] = {}
+        self._group: Any = None
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # After Lightning's own handlers, which would stop between accumulation steps without saving.
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        # Lightning's own handler stops between accumulation steps without saving, and on several ranks it communicates
+        # from inside the handler, which hangs; its loop also asks all ranks about it at each micro-batch.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        self._received = 0
         for number in self.signals:
             self._previous[number] = signal.signal(number, self._handle)
+        if trainer.world_size > 1:  # asked on the CPU, the answer does not wait for the GPU's queue
+            self._group = torch.distributed.new_group(backend="gloo")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._received = number
+        self._received = self._received or number
         log.warning(
             "%s received: finishing this step and saving a checkpoint%s",
             signal.Signals(number).name,
@@ -56,15 +67,26 @@ class Preemption(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if trainer.state.fn == "fit":
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        if trainer.global_step >= trainer.max_steps:  # nothing is left but to finish
             return
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(bool(self._received), all=False)
-            self._received = self._received or (signal.SIGTERM if asked else 0)
-        if self._received and trainer.global_step < trainer.max_steps:
-            checkpoint = self.folder / "last.ckpt"
-            trainer.save_checkpoint(checkpoint)
-            raise Preempted(self._received, trainer.global_step, checkpoint)
+        number = self._received
+        if self._group is not None:
+            asked = torch.tensor(number)
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, group=self._group)
+            number = int(asked)
+        if number:
+            self._received = number
+            checkpoint = Checkpoints.of(trainer).save(trainer, required=True)
+            assert checkpoint is not None
+            raise Preempted(number, trainer.global_step, checkpoint)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self._previous.items():

@@ -5,6 +5,9 @@ Lightning's bar counts batches of an epoch; a run of packed rows has no epochs, 
 
 import logging
 import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
@@ -13,16 +16,33 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 log = logging.getLogger(__name__)
 
 _SHOWN = {
-    "train/loss": "loss",
-    "val/loss": "val_loss",
-    "throughput/tokens_per_s": "tok/s",
-    "throughput/mfu": "mfu",
-    "train/grad_norm": "grad_norm",
+    "train/loss": ("loss", "{:.4g}"),
+    "val/loss": ("val_loss", "{:.4g}"),
+    "train/bits_per_byte": ("bpb", "{:.4g}"),
+    "train/lr": ("lr", "{:.3g}"),
+    "train/grad_norm": ("grad_norm", "{:.3g}"),
+    "train/skipped_steps": ("skipped", "{:.0f}"),
+    "throughput/tokens_per_s": ("tok/s", "{:.4g}"),
+    "throughput/tokens_per_s_per_device": ("tok/s/device", "{:.4g}"),
+    "throughput/mfu": ("mfu", "{:.1%}"),
+    "throughput/step_time_s": ("step_s", "{:.3g}"),
+    "throughput/data_wait_share": ("data_wait", "{:.1%}"),
+    "memory/gpu_gb": ("gpu_gb", "{:.3g}"),
+    "memory/gpu_peak_gb": ("gpu_peak_gb", "{:.3g}"),
+    "memory/host_gb": ("host_gb", "{:.3g}"),
 }
+_REDRAW_EVERY_S = 0.1
 
 
 class StepBar(RichProgressBar):
-    """Rich progress bar over all optimizer steps of the run, with loss, tokens/s and MFU."""
+    """Rich progress bar over all optimizer steps of the run, with the numbers that were logged last.
+
+    It is drawn a few times a second however short the steps are: drawing takes milliseconds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn_at = 0.0
 
     @property
     def total_train_batches(self) -> int | float:
@@ -30,6 +50,15 @@ class StepBar(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "training  "
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        last = trainer.global_step == trainer.max_steps
+        if last or now - self._drawn_at >= _REDRAW_EVERY_S:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self._drawn_at = now
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         values = shown_metrics(trainer)
@@ -67,6 +96,25 @@ def progress(every_n_steps: int = 10) -> Callback:
 
 
 def shown_metrics(trainer: L.Trainer) -> dict[str, str]:
-    """The few numbers worth a look at each step, as text."""
-    metrics = {**trainer.callback_metrics, **trainer.logged_metrics}
-    return {short: f"{float(metrics[name]):.4g}" for name, short in _SHOWN.items() if name in metrics}
+    """The numbers worth a look, as text: the loss of each source after the loss of all, the time left at the end."""
+    metrics = trainer.logged_metrics  # plain numbers: what is read here never waits for a device
+    found = {}
+    for name, (short, form) in _SHOWN.items():
+        told = name.endswith("_per_device") and trainer.world_size == 1  # the same as of all devices
+        if name in metrics and not told and not (name == "train/skipped_steps" and not metrics[name]):
+            found[short] = form.format(float(metrics[name]))
+        if name == "train/loss":
+            found |= {source: f"{loss:.4g}" for source, loss in source_losses(metrics).items()}
+    if "throughput/eta_s" in metrics:
+        found["eta"] = str(timedelta(seconds=round(float(metrics["throughput/eta_s"]))))
+    return found
+
+
+def source_losses(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Training loss by source, where there are several."""
+    losses = {
+        name.split("/")[1]: float(value)
+        for name, value in metrics.items()
+        if name.startswith("train/") and name.endswith("/loss") and name != "train/loss"
+    }
+    return losses if len(losses) > 1 else {}

@@ -1,85 +1,107 @@
-"""Tokens per second and model FLOPs utilisation.
+"""FLOPs of training, and rates over the last steps: tokens per second, model FLOPs utilisation, waiting for data.
 
-FLOPs of a token are ``6 N``, or ``4 N`` for frozen weights, which get no gradients themselves; those of attention are
-``12 × layers × hidden`` for each pair of a query and a key in the same segment and not after it (Chowdhery et al. 2022,
-PaLM, arXiv:2204.02311, appendix B, which counts pairs of a full square). The language-model head counts only where
-there is a loss, because only there it is computed. Padding counts as time but not as tokens, so both numbers say what
-the data got.
+A matrix product of a weight with a token takes 2 FLOPs a weight forward, 2 for the gradient of its input and 2 for its
+own gradient: ``6 N`` a token, or ``4 N`` for frozen weights, which get no gradient themselves (Kaplan et al. 2020,
+arXiv:2001.08361, without embeddings: those are looked up). Attention takes ``12 × heads × head size`` in each layer for
+each pair of a query and a key in the same segment and not after it (Chowdhery et al. 2022, PaLM, arXiv:2204.02311,
+appendix B, which counts pairs of a full square); heads are those of the queries, also where several share a key. The
+language-model head counts only where there is a loss, because only there it is computed. What activation checkpointing
+computes again does not count, nor does padding, which costs time: utilisation says what the data got.
 """
 
-import time
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
-import lightning as L
-import torch
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor
-
-from src.strategies.hardware import peak_flops
+from torch import nn
 
 
-class Throughput(Callback):
-    """Logs ``throughput/tokens_per_s`` (all devices) and ``throughput/mfu`` every optimizer step.
+@dataclass(frozen=True)
+class TrainingFlops:
+    """Forward and backward FLOPs of what a batch holds.
 
-    Both are means over the last ``window`` steps, so that one slow step does not hide the trend.
+    per_token: of all weights but the head.
+    per_pair: of attention, for a query and a key.
+    per_prediction: of the language-model head, for a token with a loss.
     """
 
-    def __init__(self, window: int = 10) -> None:
-        self.window = window
-        self._marks: list[tuple[float, float, float]] = []  # time, tokens and FLOPs so far
-        self._tokens = 0.0
-        self._flops = 0.0
-        self._peak = 0.0
-        self._token_flops = 0.0
-        self._pair_flops = 0.0
-        self._head_flops = 0.0
-        self._paused_at = 0.0
+    per_token: float
+    per_pair: float
+    per_prediction: float
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._peak = peak_flops(pl_module.device, str(trainer.precision)) * trainer.world_size
-        model: Any = pl_module.model
-        self._token_flops = sum(parameter_flops(parameter) for parameter in model.parameters())
-        self._head_flops = parameter_flops(model.get_output_embeddings().weight)
-        self._pair_flops = 12 * model.config.num_hidden_layers * model.config.hidden_size
-        self._marks = [(time.perf_counter(), 0.0, 0.0)]
-        self._tokens = self._flops = self._paused_at = 0.0  # the model may have been validated before
+    @classmethod
+    def of(cls, model: nn.Module) -> "TrainingFlops":
+        """Those of a transformers model, or of a peft model around one, whole or in pieces over ranks."""
+        network: Any = model
+        head = {module for module in network.get_output_embeddings().modules() if isinstance(module, nn.Linear)}
+        linear = {module for module in network.modules() if isinstance(module, nn.Linear)}
+        config = network.config
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            per_token=sum(map(linear_flops, linear - head)),
+            per_pair=12 * config.num_hidden_layers * config.num_attention_heads * head_size,
+            per_prediction=sum(map(linear_flops, head)),
+        )
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Tensor], batch_idx: int
-    ) -> None:
-        tokens, pairs = tokens_and_pairs(batch)
-        without_loss = tokens - int((batch["labels"] != -100).sum())
-        flops = self._token_flops * tokens + self._pair_flops * pairs - self._head_flops * without_loss
-        self._tokens += tokens * trainer.world_size
-        self._flops += flops * trainer.world_size
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
-        self._marks = [*self._marks[-self.window :], (time.perf_counter(), self._tokens, self._flops)]
-        (start, tokens_before, flops_before), (end, tokens_now, flops_now) = self._marks[0], self._marks[-1]
-        seconds = end - start
-        pl_module.log("throughput/tokens_per_s", (tokens_now - tokens_before) / seconds)
-        pl_module.log("throughput/mfu", (flops_now - flops_before) / seconds / self._peak)
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._paused_at = time.perf_counter()
-
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        if self._paused_at:  # validation, and what follows it, is not training time
-            pause = time.perf_counter() - self._paused_at
-            self._marks = [(moment + pause, tokens, flops) for moment, tokens, flops in self._marks]
-            self._paused_at = 0.0
+    def __call__(self, tokens: float, pairs: float, predictions: float) -> float:
+        return self.per_token * tokens + self.per_pair * pairs + self.per_prediction * predictions
 
 
-def parameter_flops(parameter: Tensor) -> float:
-    """Of one token, forward and backward."""
-    size = getattr(parameter, "ds_numel", parameter.numel())  # under ZeRO-3 a rank holds a slice
-    return size * (6 if parameter.requires_grad else 4)
+def linear_flops(layer: nn.Linear) -> int:
+    """Of one token, forward and backward. Features, not elements: the latter may be packed or on another rank."""
+    return layer.in_features * layer.out_features * (6 if layer.weight.requires_grad else 4)
 
 
-def tokens_and_pairs(batch: dict[str, Tensor]) -> tuple[int, float]:
-    """Real tokens of a batch, and query-key pairs within its segments under a causal mask."""
-    positions = batch["position_ids"]
-    # Padding is the last segment of a row that is not full: it has no labels from its first token on.
-    real = torch.cumsum((batch["labels"] != -100).flip(1), 1).flip(1) > 0
-    tokens = int(real.sum())
-    return tokens, float(((positions + 1) * real).sum())
+@dataclass(frozen=True)
+class Mark:
+    """Totals at the end of an optimizer step.
+
+    seconds: of training so far, without pauses.
+    tokens, flops: of all devices.
+    waited_s: in which a device waited for data, the mean over devices.
+    """
+
+    step: int
+    seconds: float
+    tokens: float
+    flops: float
+    waited_s: float
+
+
+class Window:
+    """Rates over the last ``steps`` optimizer steps, so that one slow step does not hide the trend.
+
+    Args:
+        steps: how far back to look; further where marks are rarer.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self._marks: deque[Mark] = deque()
+
+    def add(self, mark: Mark) -> None:
+        self._marks.append(mark)
+        while len(self._marks) > 2 and self._marks[1].step <= mark.step - self.steps:
+            self._marks.popleft()
+
+    def rates(self, devices: int, peak_flops: float) -> dict[str, float]:
+        """What is logged of the window; nothing before its second mark.
+
+        Args:
+            devices: of the run.
+            peak_flops: FLOP/s that one device reaches at best.
+        """
+        if len(self._marks) < 2:
+            return {}
+        first, last = self._marks[0], self._marks[-1]
+        seconds, steps = last.seconds - first.seconds, last.step - first.step
+        tokens_per_s = (last.tokens - first.tokens) / seconds
+        waited = last.waited_s - first.waited_s
+        return {
+            "throughput/tokens_per_s": tokens_per_s,
+            "throughput/tokens_per_s_per_device": tokens_per_s / devices,
+            "throughput/mfu": (last.flops - first.flops) / seconds / devices / peak_flops,
+            "throughput/step_time_s": seconds / steps,
+            "throughput/data_wait_s": waited / steps,
+            "throughput/data_wait_share": waited / seconds,
+        }

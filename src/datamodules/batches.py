@@ -11,7 +11,7 @@ mix each row is of, ``[micro_batch_size]``, and ``counts`` what it holds, ``[mic
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from src.datamodules.layout import with_layout
 from src.datamodules.order import Place, Places, SampleOrder
 from src.shards.packing import Rows
 
 IGNORED = -100
 COUNTS = ("tokens", "pairs", "supervised")
 """Columns of ``counts``: real tokens, query-key pairs within segments under a causal mask, tokens with a loss."""
+ON_HOST = {"counts", "longest_segment"}
+"""Keys of a batch that stay in host memory when it goes to a GPU."""
 _PLACES_AT_ONCE = 1024
 
 
@@ -147,17 +150,17 @@ def packed_row(segments: Segments, row: NDArray[np.int64], max_length: int, pad_
     }
 
 
-def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Rows as one batch; PyTorch's own collator spends more time on finding out what they are."""
-    return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+def collate(rows: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+    """Rows as one batch, `with_layout`; PyTorch's own collator spends more time on finding out what they are."""
+    return with_layout({key: torch.stack([row[key] for row in rows]) for key in rows[0]})
 
 
 class RankBatches(Sampler[list[int]]):
     """The micro-batches of one rank, from ``consumed`` samples on to ``end``, or for ever.
 
-    A micro-step takes ``world_size × micro_batch_size`` consecutive samples, of which a rank takes every
-    ``world_size``-th: a global batch holds the same samples however many ranks share it. Where ``end`` is a multiple of
-    the global batch, all ranks end with the same micro-step.
+    A micro-step takes ``world_size × micro_batch_size`` consecutive samples, of which each rank takes
+    ``micro_batch_size`` in turn: global batches, and micro-batches by their number in one, hold the same samples however
+    many ranks share them. Where ``end`` is a multiple of the global batch, all ranks end with the same micro-step.
     """
 
     def __init__(
@@ -170,5 +173,6 @@ class RankBatches(Sampler[list[int]]):
         step = self.batch_size * self.world_size
         start = self.consumed
         while self.end is None or start + step <= self.end:
-            yield list(range(start + self.rank, start + step, self.world_size))
+            first = start + self.rank * self.batch_size
+            yield list(range(first, first + self.batch_size))
             start += step

@@ -156,6 +156,11 @@ class SampleOrder:
         empty = [np.zeros((3, 0), np.int64)]
         return Places(*np.concatenate(parts or empty, axis=1))
 
+    def taken(self, blocks: int) -> list[int]:
+        """Samples of each source in the first ``blocks`` blocks."""
+        phase = next(phase for phase in reversed(self.phases) if phase.first_block <= blocks)
+        return [a + b for a, b in zip(phase.before, phase.shares.after(blocks - phase.first_block), strict=True)]
+
     def _places(self, phase: Phase, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sources, items and epochs of samples of one phase, ``[3, samples]``."""
         blocks, slots = np.divmod(indices, self.block_size)

@@ -6,17 +6,19 @@ times the global batch size, so a checkpoint resumes on any number of processes.
 """
 
 import logging
+import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from src.datamodules.batches import EvaluationDataset, PackedDataset, RankBatches, Segments, collate
+from src.datamodules.batches import ON_HOST, EvaluationDataset, PackedDataset, RankBatches, Segments, collate
 from src.datamodules.mix import Mix, describe
 from src.datamodules.order import SampleOrder
 from src.errors import UserError
@@ -37,6 +39,19 @@ class Sources:
     train: dict[str, Segments]
     mix: Mapping[str, Any]
     validation: dict[str, Segments]
+
+
+class TimedLoader(DataLoader[Batch]):
+    """A loader that adds up how long it let others wait, in ``waited_s``."""
+
+    waited_s = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        start = time.perf_counter()
+        for batch in super().__iter__():
+            self.waited_s += time.perf_counter() - start
+            yield batch
+            start = time.perf_counter()
 
 
 class PackedDataModule(L.LightningDataModule):
@@ -87,6 +102,7 @@ class PackedDataModule(L.LightningDataModule):
         self._order: SampleOrder | None = None
         self._train_rows: list[Rows] = []
         self._validation_rows: list[Rows] = []
+        self._train_loader: TimedLoader | None = None
 
     @abstractmethod
     def load(self) -> Sources:
@@ -181,10 +197,22 @@ class PackedDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.train_loader(*self._rank())
 
-    def train_loader(self, rank: int, world_size: int) -> DataLoader[Batch]:
+    def train_loader(self, rank: int, world_size: int) -> TimedLoader:
         """The micro-batches of one rank, from the samples consumed on to the end of the mix."""
         batches = RankBatches(self.consumed_samples, self.micro_batch_size, rank, world_size, self.total_samples)
-        return DataLoader(self.train_dataset(), batch_sampler=batches, **self._loader_options())
+        self._train_loader = TimedLoader(self.train_dataset(), batch_sampler=batches, **self._loader_options())
+        return self._train_loader
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that training has waited for its loader in this process."""
+        return 0.0 if self._train_loader is None else self._train_loader.waited_s
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Everything but `ON_HOST`, without waiting: to a GPU the loader's memory is pinned."""
+        return {
+            key: value if key in ON_HOST else value.to(device, non_blocking=True) for key, value in batch.items()
+        }
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         rank, world_size = self._rank()

@@ -5,8 +5,12 @@ torch and transformers are imported when a function is called, so that commands 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("nf4", "fp4")
+_WITHOUT_WEIGHTS = ContextVar("without_weights", default=False)
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerFast:
@@ -37,25 +43,102 @@ def load_model(
     attn_implementation: str = "sdpa",
     from_scratch: bool = False,
     device: str | torch.device | None = None,
+    quantization: str | None = None,
 ) -> PreTrainedModel:
     """The model with its weights, or with random ones for a random model and where `from_scratch` says so.
 
     ``config.use_cache`` stays as the checkpoint has it: training turns it off. Random weights follow torch's seed.
+    With ``quantization`` the linear layers hold 4 bits a weight and multiply in ``dtype``, see `quantized_loading`.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
     if dtype not in DTYPES:
         raise UserError(f"dtype '{dtype}' is not known: expected one of {', '.join(DTYPES)}")
     folder = resolve(spec)
     torch_dtype = getattr(torch, dtype)
-    if from_scratch or spec.kind == "config":
+    if _WITHOUT_WEIGHTS.get():
+        return _model_without_weights(folder, torch_dtype, attn_implementation)
+    random = from_scratch or spec.kind == "config"
+    if quantization is not None:
+        settings = quantized_loading(quantization, torch_dtype, random)
+        settings |= {"device_map": {"": device or "cpu"}, "attn_implementation": attn_implementation}
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, **settings)
+    if random:
         config = AutoConfig.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype, attn_implementation=attn_implementation)
+        with no_init_weights():  # torch's own initial values would move the random state, which they don't under ZeRO-3
+            model = AutoModelForCausalLM.from_config(config, dtype=torch_dtype, attn_implementation=attn_implementation)
+        if not is_deepspeed_zero3_enabled():  # there they are initialised already, piece by piece
+            model.init_weights()
         model.config._name_or_path = str(folder)  # what an adapter names as its base
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, attn_implementation=attn_implementation)
     return model.to(device) if device is not None else model
+
+
+def quantized_loading(quantization: str, compute_dtype: torch.dtype, random: bool = False) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` for weights of 4 bits: NF4 with quantised scales (Dettmers et al. 2023, QLoRA,
+    arXiv:2305.14314). Embeddings, norms and head stay as they are.
+
+    Raises:
+        UserError: a quantisation that is not known, no bitsandbytes, or random weights.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if quantization not in QUANTIZATIONS:
+        raise UserError(f"module.quantization must be null or {', '.join(QUANTIZATIONS)}, found {quantization!r}")
+    if random:
+        raise UserError(
+            "module.quantization is for pretrained weights and these are random: give module.quantization=null"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "module.quantization needs the package bitsandbytes: pip install 'knowlm-lightning[quantization]', "
+            "or give module.quantization=null"
+        )
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+    return {"quantization_config": config}
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Within it `load_model` makes parameters that take no memory: the right shapes, every element the same zero.
+
+    For strategies that put the weights in after cutting the model into pieces. Unlike parameters on the meta device,
+    these let adapters be made on them as usual. The random state is left as it was.
+    """
+    token = _WITHOUT_WEIGHTS.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT_WEIGHTS.reset(token)
+
+
+def _model_without_weights(folder: Path, dtype: torch.dtype, attn_implementation: str) -> PreTrainedModel:
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder)
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+    model.config._name_or_path = str(folder)
+    model.tie_weights()  # accelerate makes a parameter of its own at each place
+    made: dict[int, torch.nn.Parameter] = {}  # tied parameters stay one
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) not in made:
+                zeros = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+                made[id(parameter)] = torch.nn.Parameter(zeros)
+            setattr(module, name, made[id(parameter)])
+    return model
 
 
 def load_for_generation(

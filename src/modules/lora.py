@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
@@ -66,11 +67,10 @@ class LoRA(CausalLM):
         self.adapter = adapter
         self.save_hyperparameters({"model": asdict(self.spec), "adapter": adapter.arguments()})
         self.strict_loading = False  # checkpoints hold the adapter only
+        self.built_from_weights = adapter.use_dora  # its magnitudes are norms of the weights
 
     def build(self) -> nn.Module:
         model: Any = super().build()
-        if self.gradient_checkpointing:
-            model.enable_input_require_grads()  # or no gradient reaches the adapters through the frozen embedding
         config = LoraConfig(task_type="CAUSAL_LM", **self.adapter.arguments())
         # Inside zero.Init peft's zeroing of lora_B acts on an empty slice and the adapter starts at random.
         with outside_partitioning():
@@ -81,11 +81,21 @@ class LoRA(CausalLM):
                     f"adapter.target_modules={list(self.adapter.target_modules)} does not fit {self.spec.name}: {error}"
                 ) from error
 
+    def check_quantization(self) -> None:
+        strategy = self.trainer.strategy if self._trainer else None
+        zero3 = isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3
+        if zero3 or isinstance(strategy, ModelParallelStrategy):
+            raise UserError(
+                f"module.quantization={self.quantization} and a strategy that cuts the weights into pieces don't go "
+                "together: give trainer=ddp or trainer=gpu, or adapter=lora"
+            )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.configure_model()
         if "state_dict" not in checkpoint:  # DeepSpeed keeps the weights in files of its own
             return

@@ -1,0 +1,203 @@
+"""Small training sets with the lengths that real text has, for `benchmarks/training.py`.
+
+Few segments, so that a short run reads every one of them exactly once, packed by us and padded by the peer: the number is
+chosen so that both make whole optimizer steps of it.
+"""
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.datamodules.sft import encode_records, read_records
+from src.models.load import load_tokenizer
+from src.models.spec import ModelSpec
+from src.models.templates import load_template
+from src.shards.format import ShardWriter
+from src.shards.manifest import Counts, Manifest
+from src.shards.packing import pack
+from src.shards.source import Source
+
+ROOT = Path(__file__).resolve().parents[1]
+SEED = 0
+HELD_OUT = 16  # segments or examples
+MOST_TOKENS_AT_ONCE = 3072  # of ours: rows of a micro-batch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one pass over a small set is cut into optimizer steps of about as many real tokens by us and by the peer.
+
+    segments: how many there are.
+    steps, rows: our optimizer steps, and packed rows in each.
+    micro_batch: rows that go through the model at once.
+    peer_steps, peer_accumulation: the peer's.
+    fill, peer_fill: share of positions that hold a real token: in packed rows, and in padded random batches, over the
+        whole source and not only what of it is trained on.
+    """
+
+    segments: int
+    steps: int
+    rows: int
+    micro_batch: int
+    peer_steps: int
+    peer_accumulation: int
+    fill: float
+    peer_fill: float
+
+
+@dataclass(frozen=True)
+class SmallSet:
+    """A set to train on: ``replaced`` config groups or ``overrides`` that make ``train.py`` read it."""
+
+    name: str
+    what: str
+    plan: Plan
+    overrides: list[str]
+    replaced: dict[str, Any]
+
+
+def plan(lengths: NDArray[np.integer], max_length: int, batch: int, peer_steps: int) -> Plan:
+    """Choose how many of the segments, taken in their order, are trained on.
+
+    Args:
+        lengths: tokens of each segment there is, in random order.
+        max_length: of a packed row.
+        batch: segments that the peer pads and runs at once.
+        peer_steps: about how many optimizer steps of it are wanted.
+    """
+    mean = float(lengths.mean())
+    fill = float(lengths.sum() / max_length / len(pack(lengths, max_length)))
+    options = [(a, max(1, round(a * batch * mean / (fill * max_length)))) for a in (1, 2)]
+    accumulation, rows = min(options, key=lambda o: abs(np.log(o[1] * fill * max_length / (o[0] * batch * mean))))
+    whole = accumulation * batch
+    for steps in count(peer_steps):
+        made = len(pack(lengths[: steps * whole], max_length))
+        if made % rows == 0:
+            break
+        if steps * whole > len(lengths):
+            raise SystemExit(f"{len(lengths)} segments of {mean:.0f} tokens can't be shared out: give fewer --steps")
+    micro = max(m for m in range(1, rows + 1) if rows % m == 0 and (m == 1 or m * max_length <= MOST_TOKENS_AT_ONCE))
+    return Plan(steps * whole, made // rows, rows, micro, steps, accumulation, fill, padded_fill(lengths, batch))
+
+
+def padded_fill(lengths: NDArray[np.integer], batch: int) -> float:
+    """Share of real tokens in batches that are padded to their longest segment, and that to a multiple of 8."""
+    batches = lengths[: len(lengths) // batch * batch].reshape(-1, batch)
+    return float(batches.sum() / (batch * (-(-batches.max(axis=1) // 8) * 8)).sum())
+
+
+def pretraining_set(
+    corpus: Path, language: str, short: bool, max_length: int, batch: int, peer_steps: int, scratch: Path
+) -> SmallSet:
+    """Segments of a JSONL corpus as ``scripts/preprocess.py`` cuts them, a random choice.
+
+    Args:
+        short: only documents that are one segment; else every document with all of its segments.
+    """
+    whole = scratch / f"{language}_{max_length}"
+    if not whole.exists():
+        _preprocess(corpus, language, max_length, whole)
+    source = Source.open(whole / language, "train")
+    chosen = np.fromiter(_segments(source, short), np.int64)
+    chosen = np.random.default_rng(SEED).permutation(chosen)
+    held_out, chosen = chosen[:HELD_OUT], chosen[HELD_OUT:]
+    cut = plan(source.lengths_of(chosen), max_length, batch, peer_steps)
+    name = f"{language}_short" if short else language
+    _write(source, {"train": chosen[: cut.segments], "validation": held_out}, scratch / name / language)
+    kind = "documents that are one segment" if short else "all documents"
+    mean = float(source.lengths_of(chosen).mean())
+    what = f"{kind} of {corpus.name}, segments of at most {max_length} tokens, {mean:.0f} on average"
+    mix = {"shards_dir": str(scratch / name), "sources": {language: 1.0}, "when_exhausted": "repeat"}
+    return SmallSet(name, what, cut, ["data=pretrain", f"data.max_length={max_length}"], {"mix": mix})
+
+
+def instruction_set(
+    file: Path, spec: ModelSpec, max_length: int, batch: int, peer_steps: int, scratch: Path
+) -> SmallSet:
+    """Records of an instruction file, rendered by the model's own template, a random choice."""
+    tokenizer = load_tokenizer(spec)
+    template = load_template(spec.template, tokenizer)
+    records, lengths = [], []
+    for record in read_records(file):
+        encoded, _ = encode_records(file, [record], template, tokenizer, max_length)
+        if len(encoded.lengths):
+            records.append(record)
+            lengths.append(int(encoded.lengths[0]))
+    order = np.random.default_rng(SEED).permutation(len(records))
+    held_out, chosen = order[:HELD_OUT], order[HELD_OUT:]
+    cut = plan(np.array(lengths)[chosen], max_length, batch, peer_steps)
+    folder = scratch / "instructions"
+    folder.mkdir()
+    files = {name: folder / f"{name}.jsonl" for name in ("train", "validation")}
+    for name, indices in (("train", chosen[: cut.segments]), ("validation", held_out)):
+        lines = (json.dumps(records[index], ensure_ascii=False) + "\n" for index in indices)
+        files[name].write_text("".join(lines), encoding="utf-8")
+    what = f"{len(records)} records of {file.name}, {np.mean(lengths):.0f} tokens on average"
+    overrides = ["data=sft", f"data.max_length={max_length}", *(f"data.{name}={path}" for name, path in files.items())]
+    return SmallSet("instructions", what, cut, overrides, {})
+
+
+def _preprocess(corpus: Path, language: str, max_length: int, output: Path) -> None:
+    """Our command line on one file of texts, nothing left out of it."""
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "preprocess.py"),
+        "corpus=zh_en_code",
+        f"corpus.sources.{language}.path={corpus}",
+        *(f"~corpus.sources.{other}" for other in ("zh", "en", "code") if other != language),
+        f"max_length={max_length}",
+        "model=smollm2_135m",
+        "cleaning=none",
+        "dedup=none",
+        f"output_dir={output}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"scripts/preprocess.py failed on {corpus}: {done.stderr[-1000:]}")
+
+
+def _segments(source: Source, short: bool) -> Iterator[int]:
+    """Numbers of all segments, or of those that are a whole document."""
+    first = 0
+    for shard in source.shards:
+        starts = shard.document_starts(0, shard.documents + 1)
+        for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            if end == begin + 1 or not short:
+                yield from range(first + begin, first + end)
+        first += len(shard)
+
+
+def _write(source: Source, splits: dict[str, NDArray[np.int64]], folder: Path) -> None:
+    """A source of its own with just these segments, each a document."""
+    folder.mkdir(parents=True)
+    counts, sums = {}, {}
+    for split, indices in splits.items():
+        with ShardWriter(folder / f"{split}-00000", source.shards[0].dtype) as writer:
+            for index in indices:
+                writer.add_document([source.segment(int(index))])
+        sums |= writer.sums
+        tokens = int(source.lengths_of(indices).sum())
+        counts[split] = Counts(len(indices), len(indices), tokens, 0)
+    manifest = source.manifest
+    manifest.splits, manifest.files = counts, sums
+    manifest.save(folder)
+
+
+def corpus_file(folder: Path, language: str) -> Path:
+    """``<folder>/<language>.jsonl.gz``, checked."""
+    file = folder / f"{language}.jsonl.gz"
+    if not file.is_file():
+        raise SystemExit(f"no {file}: give --corpora a folder of <language>.jsonl.gz with a text a line")
+    with gzip.open(file, "rt", encoding="utf-8") as stream:
+        if "text" not in json.loads(stream.readline()):
+            raise SystemExit(f"{file} has lines without a text")
+    return file
