@@ -29,21 +29,41 @@ from transformers.utils import logging as transformers_logging
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.preemption import Preempted
 from src.callbacks.resume import Resume, continue_history, find_checkpoint, set_aside
-from src.command import command
+from src.command import command, is_sweep_job
 from src.datamodules.packed import PackedDataModule
 from src.errors import UserError
 from src.modules.causal_lm import CausalLM
 from src.strategies.checkpoint_io import StreamedCheckpointIO
 from src.strategies.children import end_with_starter
+from src.strategies.environments import cluster_environment
 from src.strategies.hardware import Hardware, check_hardware, suitable_precision
+from src.strategies.launch import find_launch, launch_this_job, leave, meet, quiet_other_ranks
 
 log = logging.getLogger(__name__)
 
 
 @command("train")
 def main(cfg: DictConfig) -> float | None:
-    metrics = train(cfg)
+    if cfg.preflight.enabled:
+        from src.strategies.preflight import preflight
+
+        preflight(cfg)
+        return None
+    if is_sweep_job() and starts_processes(cfg):
+        return optimized(run_apart(), cfg.get("optimized_metric"))
+    quiet_other_ranks()
+    launch_this_job(cfg.paths.output_dir)
+    try:
+        metrics = train(cfg)
+    finally:
+        leave()
     return optimized(metrics, cfg.get("optimized_metric"))
+
+
+def starts_processes(cfg: DictConfig) -> bool:
+    """Whether this process will start others of the run, because nobody else did."""
+    hardware = check_hardware(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes, cfg.get("needs", ""))
+    return hardware.devices > 1 and find_launch() is None
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -59,6 +79,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """
     hardware = check_hardware(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes, cfg.get("needs", ""))
     end_with_starter()
+    meet(hardware.num_nodes, hardware.devices, cfg.rendezvous_timeout_s)
     output_dir, runs = Path(cfg.paths.output_dir), Path(cfg.paths.root_dir, "outputs", "train", cfg.run_name)
     resume = find_checkpoint(cfg.ckpt_path, runs, output_dir, cfg.verify_checksums)
     if hardware.accelerator == "cpu":
@@ -169,11 +190,12 @@ def build_trainer(
     if settings["precision"] == "auto":
         settings["precision"] = suitable_precision(hardware.accelerator)
     settings["max_steps"] = datamodule.limit_steps(total_steps(cfg.trainer, datamodule))
-    settings |= {"accelerator": hardware.accelerator, "devices": hardware.devices}
+    settings |= {"accelerator": hardware.accelerator, "devices": hardware.devices, "num_nodes": hardware.num_nodes}
+    settings["plugins"] = [*(settings.get("plugins") or []), cluster_environment()]
     if OmegaConf.is_config(settings["strategy"]):
         settings["strategy"] = build(settings["strategy"])
     if not isinstance(settings["strategy"], (DeepSpeedStrategy, ModelParallelStrategy)):  # they write folders
-        settings["plugins"] = [*(settings.get("plugins") or []), StreamedCheckpointIO()]
+        settings["plugins"].append(StreamedCheckpointIO())
     profiler = build(cfg.profiler) if cfg.profiler else None
     if isinstance(profiler, L.Callback):  # PyTorch's, for a few steps
         callbacks, profiler = [*callbacks, profiler], None
@@ -257,10 +279,12 @@ def hush() -> None:
     """Silence what libraries say about themselves, so that what is said about the run can be seen."""
     for name in ("utilities.rank_zero", "accelerators.cuda", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
     transformers_logging.disable_progress_bar()
     for message in (".*is_gradient_checkpointing.*", ".*LeafSpec.*", "Experiment logs directory.*", ".*num_workers.*"):
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")  # DeepSpeed's collectives
+    warnings.filterwarnings("ignore", message="The `srun` command is available.*")  # said wherever Slurm is installed
     warnings.filterwarnings("ignore", message="Checkpoint directory.*exists and is not empty.*")
 
 

@@ -109,7 +109,8 @@ def compare_steps(loops: dict[str, Contestant], model: str, what: str, console: 
     table.add_row(ours.name, *(f"{value:.1f}" for value in (step_ms(ours, "wall_s"), step_ms(ours, "cpu_s"))), "", "")
     for metric, (loop, peer) in zip(("overhead_vs_bare", "step_vs_bare_all_logits"), loops.items(), strict=True):
         wall, cpu = (paired(ours.measured, peer.measured, clock) for clock in ("wall_s", "cpu_s"))
-        apart = max(abs((a.loss or 0) - (b.loss or 0)) for a, b in zip(ours.turns, peer.turns, strict=True))
+        losses = [[turn.loss for turn in loop.turns if turn.loss is not None] for loop in (ours, peer)]
+        apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
         times = (step_ms(peer, "wall_s"), step_ms(peer, "cpu_s"))
         table.add_row(peer.name, *(f"{value:.1f}" for value in times), f"{wall:.3f}", f"{cpu:.3f}")
         note = f"{what}; median of {len(ours.measured)} turns' ratios; CPU time {cpu:.3f}; losses at most {apart:.1e} apart"
@@ -163,7 +164,9 @@ def compare_speeds(
     if seen[0] != seen[1]:
         raise SystemExit(f"not the same documents: train.py has read {seen[0]} tokens and the peer {seen[1]}")
     mine, theirs = (thirds(contestant.measured, arguments.rounds) for contestant in (ours, peer))
-    ratios = {clock: statistics.median(a / b for a, b in zip(mine[clock], theirs[clock], strict=True)) for clock in mine}
+    ratios = {
+        clock: statistics.median(a / b for a, b in zip(mine[clock], theirs[clock], strict=True)) for clock in mine
+    }
     table = Table("loop", "tokens/s", "tokens/CPU-s", "fill", "loss", "GB", title=f"{part}: {data.what}")
     for contestant, rates in ((ours, mine), (peer, theirs)):
         fill = sum(turn.tokens for turn in contestant.turns) / sum(turn.positions for turn in contestant.turns)
@@ -218,7 +221,9 @@ def main() -> None:
 
         gpu(sys.argv[2:])
         return
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="gpu: python benchmarks/training.py gpu --help")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], epilog="gpu: python benchmarks/training.py gpu --help"
+    )
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--rounds", type=int, default=4, help="measured pieces of every comparison")
     parser.add_argument("--model", default="smollm2_135m", help="of pretrain and sft: one of the model zoo")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from src.datamodules.packed import PackedDataModule, Sources
 from src.datamodules.sft import encode_records, read_records
 from src.models.load import load_tokenizer
 from src.models.spec import ModelSpec
@@ -144,6 +145,38 @@ def instruction_set(
     what = f"{len(records)} records of {file.name}, {np.mean(lengths):.0f} tokens on average"
     overrides = ["data=sft", f"data.max_length={max_length}", *(f"data.{name}={path}" for name, path in files.items())]
     return SmallSet("instructions", what, cut, overrides, {})
+
+
+class RandomTokens:
+    """Segments of random ids, all of one length; a `Segments`."""
+
+    def __init__(self, count: int, length: int, vocabulary_size: int) -> None:
+        self.lengths = np.full(count, length, np.int32)
+        self.ids = np.random.default_rng(0).integers(0, vocabulary_size, (count, length), np.int32)
+
+    def tokens(self, index: int) -> np.ndarray:
+        return self.ids[index]
+
+    labels = tokens
+
+    def loss_tokens(self, indices: np.ndarray) -> int:
+        return len(indices) * (self.ids.shape[1] - 1)
+
+
+class SyntheticDataModule(PackedDataModule):
+    """Full rows of random token ids: speed without data.
+
+    Args:
+        model: not asked for anything.
+        rows: how many different ones.
+    """
+
+    def __init__(self, model: ModelSpec, vocabulary_size: int, rows: int, **packed: Any) -> None:
+        super().__init__(**packed)
+        self.segments = RandomTokens(rows, self.max_length, vocabulary_size)
+
+    def load(self) -> Sources:
+        return Sources({"random": self.segments}, {"random": 1.0}, {})
 
 
 def _preprocess(corpus: Path, language: str, max_length: int, output: Path) -> None:

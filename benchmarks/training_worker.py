@@ -26,7 +26,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import lightning as L
-import numpy as np
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
@@ -38,11 +37,12 @@ from transformers import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq
 
 from src.command import CONFIGS
 from src.datamodules.batches import Segments
-from src.datamodules.packed import PackedDataModule, Sources
+from src.datamodules.packed import PackedDataModule
 from src.models.load import load_model, load_tokenizer
 from src.models.spec import ModelSpec
 from src.modules.causal_lm import CausalLM
 from src.modules.loss import supervised_loss
+from src.strategies.hardware import peak_flops
 from train import build, train
 
 HELD_OUT_SEGMENTS = 24
@@ -121,7 +121,9 @@ def run_bare(cfg: DictConfig, settings: Settings, same_loss: bool = False) -> nn
         for _ in range(accumulation):
             batch = datamodule.transfer_batch_to_device(next(batches), device, 0)
             with torch.autocast(device.type, torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
-                total = supervised_loss(model, batch).total if same_loss else _plain_loss(model, batch)
+                total = (
+                    supervised_loss(model, batch, module.loss_kernel).total if same_loss else _plain_loss(model, batch)
+                )
                 loss = total / batch["loss_tokens"][0]
             loss.backward()
             step_loss += loss.detach()
@@ -144,10 +146,12 @@ def run_hugging_face(cfg: DictConfig, settings: Settings) -> nn.Module:
     datamodule, module = _data_and_module(cfg)
     with torch.device(settings.device):
         model: Any = _plain_model(cfg, module)
-    if "adapter" in cfg:
+    if cfg.get("adapter"):
         from peft import LoraConfig, get_peft_model
 
-        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **module.hparams["adapter"]))
+        lora = {"r": cfg.adapter.r, "lora_alpha": cfg.adapter.alpha, "lora_dropout": cfg.adapter.dropout}
+        targets = list(cfg.adapter.target_modules)
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **lora))
     optimizer, bf16 = module.optimizer_settings, cfg.trainer.precision == "bf16-mixed"
     arguments = TrainingArguments(
         output_dir=settings.output_dir,
@@ -207,38 +211,6 @@ class Examples(Dataset[dict[str, list[int]]]):
         return example
 
 
-class RandomTokens:
-    """Segments of random ids, all of one length; a `Segments`."""
-
-    def __init__(self, count: int, length: int, vocabulary_size: int) -> None:
-        self.lengths = np.full(count, length, np.int32)
-        self.ids = np.random.default_rng(0).integers(0, vocabulary_size, (count, length), np.int32)
-
-    def tokens(self, index: int) -> np.ndarray:
-        return self.ids[index]
-
-    labels = tokens
-
-    def loss_tokens(self, indices: np.ndarray) -> int:
-        return len(indices) * (self.ids.shape[1] - 1)
-
-
-class SyntheticDataModule(PackedDataModule):
-    """Full rows of random token ids: speed without data.
-
-    Args:
-        model: not asked for anything.
-        rows: how many different ones.
-    """
-
-    def __init__(self, model: ModelSpec, vocabulary_size: int, rows: int, **packed: Any) -> None:
-        super().__init__(**packed)
-        self.segments = RandomTokens(rows, self.max_length, vocabulary_size)
-
-    def load(self) -> Sources:
-        return Sources({"random": self.segments}, {"random": 1.0}, {})
-
-
 def held_out_loss(model: nn.Module, segments: Segments, device: str, bf16: bool) -> float:
     """Nats per supervised token, every segment alone in its batch: no packing, no padding, no loss of ours."""
     model.to(device).eval()
@@ -293,7 +265,10 @@ def main() -> None:
     except torch.OutOfMemoryError:
         TURNS.send(end | {"error": "out of memory"})
         return
-    end |= {"memory_gb": peak_memory_gb(TURNS.device), "parameters": sum(p.numel() for p in model.parameters())}
+    end |= {
+        "memory_gb": peak_memory_gb(TURNS.device),
+        "peak_flops": peak_flops(TURNS.device, str(cfg.trainer.precision)),
+    }
     TURNS.wait()
     if settings.evaluate:
         held_out = next(iter(build(cfg.data, model=build(cfg.model)).sources.validation.values()))

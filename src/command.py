@@ -7,6 +7,8 @@ What is added to ``hydra.main``:
 
 - ``model=PATH`` accepts a local folder, a hub id or a ``.gguf`` file besides the names in ``configs/model/``;
 - a bare flag such as ``--list`` is the setting ``list=true``;
+- ``preflight=true``, or true for any other group that is switched on and off, is its setting ``enabled``;
+- ``--local_rank=N``, which the deepspeed launcher adds, is left out;
 - a value that Hydra's grammar can't read, such as Chinese text, is taken as the text it is;
 - `UserError` and mistakes in overrides end in one sentence and exit status 2. Everything else keeps its traceback,
   because it is our mistake. ``HYDRA_FULL_ERROR=1`` shows the traceback of both.
@@ -16,6 +18,7 @@ import difflib
 import functools
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,16 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 from src.errors import UserError
+from src.strategies.launch import agreed, start_time, this_rank
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 
+SWITCHES = {"preflight"}  # config groups with a setting `enabled`: preflight=true means preflight.enabled=true
 TEXTS = {"prompt", "instruction", "input", "system"}  # settings that hold what people write
 
 Task = Callable[[DictConfig], Any]
@@ -42,15 +48,20 @@ OmegaConf.register_new_resolver("user_cache", lambda: str(Path.home() / ".cache"
 
 
 def _run_folder(runs: str, new: str, ckpt_path: str | None) -> str:
-    """Folder of a run: a new one, or that of the run which goes on."""
-    if ckpt_path is None:
-        return str(Path(runs, new))
-    from src.callbacks.resume import run_folder  # takes seconds to import
+    """Folder of a run: a new one, or that of the run which goes on; the same in all processes of a launch."""
 
-    return run_folder(runs, new, ckpt_path)
+    def folder() -> str:
+        if ckpt_path is None:
+            return str(Path(runs, new))
+        from src.callbacks.resume import run_folder  # takes seconds to import
+
+        return run_folder(runs, new, ckpt_path)
+
+    return agreed(f"run_folder/{runs}/{ckpt_path}", folder)
 
 
 OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+OmegaConf.register_new_resolver("start_time", start_time, replace=True, use_cache=True)
 
 
 def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
@@ -63,6 +74,9 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 print(help_text(config_name, sys.argv[0]))
                 return
             sys.argv[1:] = list(rewrite_arguments(arguments))
+            if this_rank():
+                # Process 0 writes the composed config; all write into one log.
+                sys.argv += ["hydra.output_subdir=null", f"hydra.job.name={config_name}"]
             before = os.environ.get("HYDRA_FULL_ERROR")
             show_traceback = before == "1"
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its exceptions to us instead of printing them
@@ -71,6 +85,8 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
             def guarded(cfg: DictConfig) -> Any:
                 os.environ["HYDRA_FULL_ERROR"] = before or "0"  # for processes that the task starts
                 try:
+                    if is_sweep_job():  # which may fail without ending the others, see src/sweeps.py
+                        return task(cfg)
                     with _sentences(config_name, show_traceback):
                         return task(cfg)
                 finally:
@@ -85,6 +101,11 @@ def command(config_name: str) -> Callable[[Task], Callable[[], None]]:
     return decorate
 
 
+def is_sweep_job() -> bool:
+    """Whether this process runs one of the jobs of a sweep."""
+    return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
+
+
 @contextmanager
 def _sentences(config_name: str, show_traceback: bool) -> Iterator[None]:
     """Turn a mistake of the user's into ``error: <sentence>`` and exit status 2, and Ctrl-C into exit status 130."""
@@ -97,7 +118,8 @@ def _sentences(config_name: str, show_traceback: bool) -> Iterator[None]:
         message = None if show_traceback else sentence(error, config_name)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        where = f"[rank {rank} on {socket.gethostname()}] " if (rank := this_rank()) else ""
+        print(f"error: {where}{message}", file=sys.stderr)
         sys.exit(next((link.exit_status for link in _causes(error) if isinstance(link, UserError)), 2))
 
 
@@ -108,7 +130,11 @@ def rewrite_arguments(arguments: list[str]) -> Iterator[str]:
     zoo = set(group_options("model"))
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if argument.startswith("--") and key not in hydra_flags:
+        if key in {"--local_rank", "--local-rank"}:  # the deepspeed launcher's; LOCAL_RANK says the same
+            continue
+        if (name := key.removeprefix("--")) in SWITCHES and (value or "true").lower() in {"true", "false"}:
+            yield f"{name}.enabled={value or 'true'}"
+        elif argument.startswith("--") and key not in hydra_flags:
             yield f"{key[2:].replace('-', '_')}={value or 'true'}"
         elif key == "model" and value not in zoo and _is_model_path(path := value.strip("'\"")):
             yield "model=custom"

@@ -71,7 +71,7 @@ def test_pretrain_zh_is_the_recipe_of_knowlm(tmp_path: Path) -> None:
     assert gpus == 24 and cfg.data.micro_batch_size * 3 * gpus == cfg.data.global_batch_size
     assert (cfg.data.max_length, cfg.optimizer.lr, list(cfg.optimizer.betas)) == (1024, 1.5e-5, [0.9, 0.95])
     assert (cfg.optimizer.weight_decay, cfg.scheduler.warmup_steps, cfg.trainer.precision) == (0.1, 300, "16-mixed")
-    assert cfg.module.gradient_checkpointing and cfg.trainer.strategy.stage == 3
+    assert cfg.module.activation_checkpointing == "full" and cfg.trainer.strategy.stage == 3
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -1,7 +1,6 @@
 """Puts `StepGuard` into a run: says which steps were skipped and why, and stops a run that can't recover."""
 
 import logging
-import re
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
+from src.callbacks.checkpoint_files import problem_with, step_of
 from src.errors import UserError
 from src.modules.guard import OVERFLOW, Decision, Diverged, StepGuard, decision, withhold
 
@@ -29,8 +29,8 @@ class Guard(Callback):
     the learning rate and the data go on. The history is part of the checkpoint.
 
     Args:
-        sigma: a loss or gradient norm so many standard deviations above the mean is a spike; None: only values that are
-            not finite are skipped.
+        sigma: a loss or gradient norm so many standard deviations above the mean is a spike, see `StepGuard`; None:
+            only values that are not finite are skipped.
         window: steps that mean and deviation are taken of.
         max_in_row: the run stops after so many skipped steps in a row.
         folder: of the run's checkpoints, to name the last good one.
@@ -106,7 +106,7 @@ class Guard(Callback):
                     "step %d skipped (%d in a row): %s; loss %.4g, gradient norm %.4g",
                     found.step,
                     len(self.decisions),
-                    found.why(self.steps.sigma),
+                    found.why,
                     found.loss,
                     found.norm,
                 )
@@ -122,7 +122,7 @@ class Guard(Callback):
         )
         raise Diverged(
             f"training diverged: the {len(self.decisions)} optimizer steps from {first.step} to {last.step} were all "
-            f"skipped, the last one because {last.why(self.steps.sigma)}; {go_on} with a lower optimizer.lr "
+            f"skipped, the last one because {last.why}; {go_on} with a lower optimizer.lr "
             f"(it was {rate:.3g}) or a longer scheduler.warmup_steps, or look at the data of these steps"
         )
 
@@ -147,10 +147,6 @@ def scaler_skips(trainer: L.Trainer, loss: Tensor, norm: Tensor | None) -> bool:
 
 
 def last_checkpoint_before(folder: Path, step: int) -> Path | None:
-    """The newest finished checkpoint in a folder that was written before an optimizer step began."""
-    found = {}
-    for manifest in folder.glob("step_*.json"):  # written last: a checkpoint without one is not whole
-        number = re.fullmatch(r"step_(\d+)", manifest.stem)
-        if number and int(number[1]) < step:
-            found[int(number[1])] = manifest.with_suffix(".ckpt")
-    return found[max(found)] if found else None
+    """The newest whole checkpoint in a folder that was written before an optimizer step began."""
+    older = sorted((path for path in folder.glob("step_*.ckpt") if 0 <= step_of(path) < step), key=step_of)
+    return next((path for path in reversed(older) if problem_with(path, checksums=False) is None), None)

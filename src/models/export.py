@@ -11,7 +11,6 @@ import json
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,9 @@ from src.models.load import attach_adapter, check_adapter_folder, load_model, lo
 from src.models.spec import HUB_ID, ModelSpec
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EXPORT_MARKS = ("config.json", "adapter_config.json")
@@ -54,10 +55,12 @@ def export_model(
     tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
     card_fields: dict[str, Any] | None = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write a Hugging Face folder in the model's own dtype, replacing an earlier export of the same name.
 
     card_fields: ``base_model``, ``license``, ``training_data``, ``command``, ``note``; what is missing is left out.
+    weights: of the model, in the dtype to write them in, where the model itself holds only pieces of them.
     Raises `UserError` when the folder holds something that is not an export.
     """
 
@@ -65,14 +68,22 @@ def export_model(
         use_cache = model.config.use_cache  # off while training with checkpointed activations; slow if left off
         model.config.use_cache = True
         try:
-            model.save_pretrained(work)
+            model.save_pretrained(work, state_dict=dict(weights) if weights else None)
         finally:
             model.config.use_cache = use_cache
+        if weights:
+            _say_dtype(work, next(iter(weights.values())).dtype)
         tokenizer.save_pretrained(work)
         _say_it_for_older_readers(work)
         (work / "README.md").write_text(model_card(Path(folder).name, card_fields or {}), encoding="utf-8")
 
     return _write_atomically(Path(folder), write)
+
+
+def _say_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """Name the dtype of the written weights, which may not be the model's: it is what they are loaded in."""
+    file = folder / "config.json"
+    write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "dtype": str(dtype).removeprefix("torch.")})
 
 
 def _say_it_for_older_readers(folder: Path) -> None:
@@ -96,11 +107,13 @@ def export_adapter(
     folder: str | Path,
     base: str | None = None,
     card_fields: dict[str, Any] | None = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write a PEFT adapter folder that names its base model.
 
     base: hub id or local folder to write as ``base_model_name_or_path`` (see `base_reference`); by default the folder
     the base model was loaded from.
+    weights: of the adapter, where the model itself holds only pieces of them.
     """
     name = base or str(peft_model.base_model.config._name_or_path)  # type: ignore[union-attr]
 
@@ -108,7 +121,7 @@ def export_adapter(
         for config in peft_model.peft_config.values():
             config.base_model_name_or_path = name
         # "auto" would ask the hub whether the base model's vocabulary has grown
-        peft_model.save_pretrained(str(work), save_embedding_layers=False)
+        peft_model.save_pretrained(str(work), save_embedding_layers=False, state_dict=weights)
         fields = {"base_model": name, "library_name": "peft", **(card_fields or {})}
         (work / "README.md").write_text(model_card(Path(folder).name, fields), encoding="utf-8")
 
@@ -186,12 +199,13 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _consolidated(folder: Path) -> dict[str, Any]:
     """A DeepSpeed ZeRO checkpoint, in pieces by rank, as one with whole float32 weights; they must fit in memory."""
-    from lightning.pytorch.utilities.deepspeed import convert_zero_checkpoint_to_fp32_state_dict
+    from src.strategies.zero_checkpoint import ZeroCheckpoint
 
-    if not (folder / "checkpoint").is_dir():
-        raise UserError(f"checkpoint '{folder}' is a folder without DeepSpeed's pieces: expected FOLDER/checkpoint/*")
-    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        return convert_zero_checkpoint_to_fp32_state_dict(folder, Path(work) / "weights.ckpt")
+    checkpoint = ZeroCheckpoint(folder)
+    return {
+        "state_dict": checkpoint.weights(),
+        "hyper_parameters": checkpoint.model_state.get("hyper_parameters"),
+    }
 
 
 def _load_state(model: Any, state: dict[str, Any], checkpoint: str | Path, spec: ModelSpec) -> None:

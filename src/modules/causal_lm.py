@@ -202,16 +202,6 @@ class CausalLM(L.LightningModule):
             self._step_loss = loss.new_zeros(())
         return loss
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Count micro-batches anew, for a run that goes on with other accumulation than it was saved with."""
-        if not self._trainer or not (loops := checkpoint.get("loops")):
-            return
-        done = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
-        progress = loops["fit_loop"]["epoch_loop.batch_progress"]
-        if progress["total"]["ready"] != done:
-            for counts in (progress["total"], progress["current"]):
-                counts.update({key: done for key in counts})
-
     # Validation
 
     def on_validation_epoch_start(self) -> None:

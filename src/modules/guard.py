@@ -1,13 +1,16 @@
 """Skips optimizer steps that would spoil the weights: a loss or gradient norm that is not finite, or a spike.
 
 A spike is a value more than ``sigma`` standard deviations above the mean of the last ``window`` steps that were not
-skipped. The rule is that of OLMo-core's skip-step optimizer (OLMo team 2024, "2 OLMo 2 Furious", arXiv:2501.00656,
-section 3.2), with one difference: skipped values do not enter the history, or the first spike would hide the next.
+skipped. The rule is that of OLMo-core's skip-step optimizer (OLMo 2: Walsh et al. 2024, arXiv:2501.00656), with two
+differences. Means and deviations are those of logarithms: norms of small batches have a long tail, and the plain rule
+skipped steps of healthy runs (docs/faults.md). And skipped values do not enter the history, or the first spike would
+hide the next.
 
 The decision is made of tensors, and fused optimizers get it as a tensor, so that a GPU never waits for the host.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +18,9 @@ import torch
 from torch import Tensor
 
 from src.errors import UserError
+
+_SMALLEST = 1e-12  # has a logarithm, unlike a loss of 0
+_LEAST_STD = 0.02  # of logarithms; or where all steps are alike a rise of one percent would be a spike
 
 APPLIED, NOT_FINITE, SPIKE, OVERFLOW = 0, 1, 2, 3
 EXIT_DIVERGED = 3
@@ -36,35 +42,37 @@ class Decision:
     step: number of the step, counted from 1.
     verdict: ``APPLIED``, ``NOT_FINITE``, ``SPIKE``, or ``OVERFLOW`` (fp16: the loss scaler skips and lowers its scale).
     loss, norm: of the step; the norm is 0 where it is unknown (DeepSpeed).
-    loss_mean, norm_mean, loss_std, norm_std: over the history.
+    loss_usual, norm_usual: geometric means over the history.
+    loss_limit, norm_limit: what is above is a spike.
     """
 
     step: int
     verdict: int
     loss: float
     norm: float
-    loss_mean: float
-    norm_mean: float
-    loss_std: float
-    norm_std: float
+    loss_usual: float
+    norm_usual: float
+    loss_limit: float
+    norm_limit: float
 
     @property
     def skipped(self) -> bool:
         return self.verdict != APPLIED
 
-    def why(self, sigma: float | None) -> str:
+    @property
+    def why(self) -> str:
         """A clause such as ``the loss is nan``."""
         if self.verdict == OVERFLOW:
             return "the gradients overflow in fp16"
         found = {
-            "loss": (self.loss, self.loss_mean, self.loss_std),
-            "gradient norm": (self.norm, self.norm_mean, self.norm_std),
+            "loss": (self.loss, self.loss_usual, self.loss_limit),
+            "gradient norm": (self.norm, self.norm_usual, self.norm_limit),
         }
-        for name, (value, mean, std) in found.items():
+        for name, (value, usual, limit) in found.items():
             if self.verdict == NOT_FINITE and not abs(value) < float("inf"):
                 return f"the {name} is {value}"
-            if self.verdict == SPIKE and sigma is not None and value > mean + sigma * std:
-                return f"the {name}, {value:.4g}, is a spike: usual are {mean:.4g} ± {std:.2g}"
+            if self.verdict == SPIKE and value > limit:
+                return f"the {name}, {value:.4g}, is a spike: {usual:.4g} is usual and {limit:.4g} the limit"
         return f"the loss is {self.loss:.4g} and the gradient norm {self.norm:.4g}"
 
 
@@ -72,7 +80,8 @@ class StepGuard:
     """Decides step by step whether the optimizer may use its gradients.
 
     Args:
-        sigma: standard deviations above the mean that make a spike; None looks for values that are not finite only.
+        sigma: standard deviations above the mean, both of logarithms, that make a spike; None: there are no spikes, only
+            values that are not finite.
         window: steps that mean and deviation are taken of; there are no spikes before half of them are there.
 
     Raises:
@@ -105,12 +114,11 @@ class StepGuard:
         self._to(loss.device)
         loss = loss.detach().float().reshape(())
         values = torch.stack([loss, torch.zeros_like(loss) if norm is None else norm.detach().to(loss).reshape(())])
-        mean, std = self._usual()
+        usual, limit = self._usual_and_limit()
         finite = torch.isfinite(values).all()
         skip = ~finite
         if self.sigma is not None:
-            spike = (values > mean + self.sigma * std).any() & (self._count >= self.window // 2)
-            skip = skip | spike
+            skip = skip | ((values > limit).any() & (self._count >= self.window // 2))
         verdict = torch.where(finite, skip * SPIKE, NOT_FINITE)
         if overflow:
             skip, verdict = torch.ones_like(skip), torch.full_like(verdict, OVERFLOW)
@@ -119,7 +127,7 @@ class StepGuard:
         self._history.index_copy_(1, place, kept[:, None])
         self._count += ~skip
         self._skipped += skip
-        return skip.float(), torch.cat([verdict[None].float(), values, mean, std])
+        return skip.float(), torch.cat([verdict[None].float(), values, usual, limit])
 
     @property
     def skipped(self) -> Tensor:
@@ -147,15 +155,16 @@ class StepGuard:
             self._history[:, :held] = newest
         self._skipped = torch.tensor(float(state["skipped"]), device=device)
 
-    def _usual(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of losses and norms in the history, ``[2]`` each."""
-        history = self._history.double()
+    def _usual_and_limit(self) -> tuple[Tensor, Tensor]:
+        """Geometric means of losses and norms in the history, and the limits above which spikes begin, ``[2]`` each."""
+        history = self._history.double().clamp(min=_SMALLEST).log()
         inside = (self._positions < self._count).double()
         held = inside.sum()
         mean = (history * inside).sum(1) / held.clamp(min=1)
         deviations = (history - mean[:, None]) * inside
         variance = deviations.square().sum(1) / (held - 1).clamp(min=1)
-        return mean.float(), variance.sqrt().float()
+        limit = mean + (self.sigma or math.inf) * variance.sqrt().clamp(min=_LEAST_STD)
+        return mean.exp().float(), limit.exp().float()
 
     def _to(self, device: torch.device) -> None:
         if self._history.device != device:

@@ -95,7 +95,6 @@ class LoRA(CausalLM):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
         self.configure_model()
         if "state_dict" not in checkpoint:  # DeepSpeed keeps the weights in files of its own
             return

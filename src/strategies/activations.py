@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from src.models.architecture import Architecture
-from src.strategies.plan import Plan, checkpointed_every
+from src.strategies.plan import Plan
 
 FLOAT32 = 4
 ATTENTION_INPUTS, MLP_INPUTS = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
@@ -48,14 +48,13 @@ def estimate_activations(shape: Architecture, plan: Plan) -> Activations:
     last layer, when its activations are there again besides their gradients.
     """
     layer, boundary = layer_bytes(shape, plan), layer_input_bytes(shape, plan)
-    every = checkpointed_every(plan.activation_checkpointing)
-    checkpointed = shape.layers // every if every else 0
-    selective = plan.activation_checkpointing == "selective"
-    kept_layer = selective_layer_bytes(shape, plan) + boundary if selective else layer
-    kept = outer_bytes(shape, plan) + (shape.layers - checkpointed) * kept_layer + checkpointed * boundary
+    every, selective = plan.checkpointing.every, plan.checkpointing.selective
+    checkpointed = -(-shape.layers // every) if every else 0  # the first, and each Nth after it
+    kept_of_checkpointed = boundary + (selective_layer_bytes(shape, plan) if selective else 0)
+    kept = outer_bytes(shape, plan) + (shape.layers - checkpointed) * layer + checkpointed * kept_of_checkpointed
     copies_kept, copies_forward = _weight_copies(shape, plan, shape.layers - checkpointed)
     logits, head = logits_bytes(shape, plan), head_input_bytes(shape, plan)
-    again = layer if selective or (every and shape.layers % every == 0) else 0
+    again = layer if every and (shape.layers - 1) % every == 0 else 0
     return Activations(
         kept=kept,
         weight_copies=copies_forward,

@@ -116,6 +116,32 @@ class ZeroStrategy(DeepSpeedStrategy):
         norm = engine.get_global_grad_norm()
         return None if norm is None else float(norm)
 
+    # Weights
+
+    def gathered_state_dict(self, module: nn.Module, trained_only: bool = False) -> dict[str, Tensor]:
+        """Whole weights of a module in host memory, on rank 0; an empty dict elsewhere.
+
+        All ranks must call it. Parameters are gathered one after the other, so a device holds one of them whole at a
+        time. What is trained comes from the optimizer's float32 copy where the model is in 16 bit. Names are those of
+        ``module.state_dict()``; tied weights appear under the first of their names.
+        """
+        import deepspeed
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        state: dict[str, Tensor] = {}
+        for name, parameter in module.named_parameters():
+            if trained_only and not parameter.requires_grad:
+                continue
+            whole = safe_get_full_fp32_param(parameter) if parameter.requires_grad and self._zero_step else None
+            if whole is not None:
+                if self.is_global_zero:
+                    state[name] = whole.to("cpu", copy=True)
+                continue
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage_3):
+                if self.is_global_zero:
+                    state[name] = parameter.detach().to("cpu", copy=True)
+        return state
+
     # Checkpoints
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:

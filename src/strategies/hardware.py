@@ -1,13 +1,16 @@
 """What the machine can do: devices at hand, the precision that suits them, the peak they can reach."""
 
 import os
+import socket
 import time
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
 from src.errors import UserError
 from src.models.devices import cpu_has_bf16, gpu_has_bf16
+from src.strategies.launch import Launch, find_launch
 
 # Dense peak of matrix products in FLOP/s by a part of the device's name, from the makers' data sheets: bf16, or fp16
 # on V100, which has no bf16.
@@ -41,39 +44,87 @@ class Hardware:
         return self.devices * self.num_nodes
 
 
-def check_hardware(accelerator: str, devices: int | str, num_nodes: int, needs: str = "") -> Hardware:
+def check_hardware(accelerator: str, devices: int | str, num_nodes: int | str, needs: str = "") -> Hardware:
     """The devices a run will use.
 
     Args:
         accelerator: cpu, gpu or auto.
-        devices: on each node; ``auto`` takes every GPU, or one process on the CPU.
+        devices: on each node; ``auto`` takes what the launcher started, else every GPU, or one process on the CPU.
+        num_nodes: ``auto`` takes what the launcher started, else 1.
         needs: what the experiment was made for, said in the error.
 
     Raises:
-        UserError: the GPUs are not there, or several nodes without a launcher; says what to do instead.
+        UserError: the GPUs are not there, the launcher started another number of processes, or several nodes are wanted
+            and nothing says which one this is; says what to do instead.
     """
+    launch = find_launch()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if accelerator == "auto":
         accelerator = "gpu" if gpus else "cpu"
     if accelerator not in {"cpu", "gpu"}:
         raise UserError(f"trainer.accelerator must be cpu, gpu or auto, found {accelerator!r}")
     if devices == "auto":
-        devices = max(gpus, 1) if accelerator == "gpu" else 1
-    if not isinstance(devices, int) or devices < 1:
-        raise UserError(f"trainer.devices must be auto or a whole number of at least 1, found {devices!r}")
+        devices = (max(gpus, 1) if accelerator == "gpu" else 1) if launch is None else launch.local_world_size
+    if num_nodes == "auto":
+        num_nodes = 1 if launch is None else launch.nodes
+    for name, value in (("devices", devices), ("num_nodes", num_nodes)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"trainer.{name} must be auto or a whole number of at least 1, found {value!r}")
+    assert isinstance(devices, int) and isinstance(num_nodes, int)
+    if launch is not None:
+        _check_launch(launch, devices, num_nodes)
     if accelerator == "gpu" and gpus < devices:
-        wanted = needs or f"{num_nodes} × {devices} GPUs"
-        raise UserError(
-            f"this run needs {wanted} and this machine has {gpus or 'no'} GPU{'s' if gpus > 1 else ''}: "
-            "run experiment=pretrain_demo or experiment=sft_demo here, or fit it with trainer=cpu or trainer.devices=…"
-        )
-    launchers = ({"SLURM_JOB_ID"}, {"TORCHELASTIC_RUN_ID"}, {"MASTER_ADDR", "NODE_RANK"})
-    if num_nodes > 1 and not any(names <= os.environ.keys() for names in launchers):
-        raise UserError(
-            f"this run spreads over {num_nodes} nodes and nothing says which one this is: start it on each node with "
-            "srun or torchrun, or with MASTER_ADDR and NODE_RANK set, or give trainer.num_nodes=1"
-        )
+        _missing_gpus(gpus, devices, num_nodes, needs, launch)
+    if launch is None and num_nodes > 1:
+        _check_by_hand(num_nodes)
     return Hardware(accelerator, devices, num_nodes)
+
+
+def _check_launch(launch: Launch, devices: int, num_nodes: int) -> None:
+    """Raises `UserError` where a launcher started another number of processes than the trainer is to use."""
+    if devices * num_nodes == launch.world_size and devices == launch.local_world_size:
+        return
+    raise UserError(
+        f"{launch.launcher} started {launch.world_size} processes, {launch.local_world_size} on "
+        f"{socket.gethostname()}, and trainer.num_nodes={num_nodes} trainer.devices={devices} makes "
+        f"{num_nodes * devices}: give trainer.num_nodes={launch.nodes} trainer.devices={launch.local_world_size}, or "
+        "start another number"
+    )
+
+
+def _missing_gpus(gpus: int, devices: int, num_nodes: int, needs: str, launch: Launch | None) -> NoReturn:
+    here = f"{gpus or 'no'} GPU{'s' if gpus > 1 else ''}"
+    if launch is not None:
+        raise UserError(
+            f"{launch.launcher} started {launch.local_world_size} processes on {socket.gethostname()}, which shows "
+            f"{here} to them: each process must see all GPUs of its node (Slurm: --gpus-per-node, not "
+            "--gpus-per-task), or give trainer.accelerator=cpu"
+        )
+    raise UserError(
+        f"this run needs {needs or f'{num_nodes} × {devices} GPUs'} and this machine, {socket.gethostname()}, has "
+        f"{here}: run experiment=pretrain_demo or experiment=sft_demo here, or fit it with trainer=cpu or "
+        "trainer.devices=…"
+    )
+
+
+def _check_by_hand(num_nodes: int) -> None:
+    """Raises `UserError` where several nodes are wanted and no launcher says which one this is."""
+    if "MASTER_ADDR" in os.environ and "NODE_RANK" in os.environ:
+        if not 0 <= int(os.environ["NODE_RANK"]) < num_nodes:
+            raise UserError(
+                f"NODE_RANK={os.environ['NODE_RANK']} and trainer.num_nodes={num_nodes}: nodes are numbered from 0 to "
+                f"{num_nodes - 1}"
+            )
+        return
+    if "SLURM_JOB_ID" in os.environ:
+        raise UserError(
+            f"this run spreads over {num_nodes} nodes and was started once in a Slurm job: start it with srun, one task "
+            "for each GPU, as scripts/launch/pretrain_zh.sbatch does"
+        )
+    raise UserError(
+        f"this run spreads over {num_nodes} nodes and nothing says which one this is: start it on each node with srun, "
+        "torchrun or deepspeed, or with MASTER_ADDR and NODE_RANK set, or give trainer.num_nodes=1"
+    )
 
 
 def suitable_precision(accelerator: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from src.errors import UserError
+from src.modules.activation_checkpointing import Checkpointing
 
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")
@@ -79,7 +80,7 @@ class Plan:
             raise UserError(
                 f"quantization '{self.quantization}' can't be estimated: expected one of {', '.join(QUANTIZATIONS)}"
             )
-        checkpointed_every(self.activation_checkpointing)
+        Checkpointing.parse(self.activation_checkpointing)
 
     @property
     def world_size(self) -> int:
@@ -89,6 +90,10 @@ class Plan:
     def pieces(self) -> int:
         """Devices over which one copy of what is partitioned is spread."""
         return max(1, self.world_size // self.replicas)
+
+    @property
+    def checkpointing(self) -> Checkpointing:
+        return Checkpointing.parse(self.activation_checkpointing)
 
     @property
     def deepspeed(self) -> bool:
@@ -141,21 +146,3 @@ class Plan:
             return self.compute_bytes
         return self.weight_bytes
 
-
-def checkpointed_every(activation_checkpointing: str) -> int:
-    """1 where each layer is computed again, N for each Nth, 0 where none is (``selective`` keeps to itself).
-
-    Raises:
-        UserError: not a known setting.
-    """
-    if activation_checkpointing in {"none", "selective"}:
-        return 0
-    if activation_checkpointing == "full":
-        return 1
-    name, _, number = activation_checkpointing.partition("_")
-    if name != "every" or not number.isdigit() or int(number) < 1:
-        raise UserError(
-            f"module.activation_checkpointing '{activation_checkpointing}' is not known: expected none, full, selective "
-            "or every_N such as every_2"
-        )
-    return int(number)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from src.models.architecture import Architecture
 from src.strategies.memory import trained_parameters
-from src.strategies.plan import Plan, checkpointed_every
+from src.strategies.plan import Plan
 
 HOST_ADAM_BYTES = 30  # read and written in host memory for each parameter by AdamW: 4 read, 3 written, a 16-bit weight
 
@@ -110,8 +110,10 @@ def recomputation(plan: Plan) -> float:
 
     ``selective`` keeps all products, so that next to nothing is computed again.
     """
-    every = checkpointed_every(plan.activation_checkpointing)
-    return 1 + 1 / (3 * every) if every else 1.03 if plan.activation_checkpointing == "selective" else 1.0
+    every, selective = plan.checkpointing.every, plan.checkpointing.selective
+    if selective:
+        return 1.03
+    return 1 + 1 / (3 * every) if every else 1.0
 
 
 def communication_bytes(shape: Architecture, plan: Plan) -> float:

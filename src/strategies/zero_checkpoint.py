@@ -3,9 +3,11 @@
 ``FOLDER/checkpoint/`` holds, for each process, ``*zero_pp_rank_<n>_mp_rank_00_optim_states.pt`` with its slice of the
 float32 weights and of the optimizer's moments, flat and end to end. Under ZeRO-3 a slice is one part of *each*
 parameter (rounded up, the last one shorter); under ZeRO-1 and ZeRO-2 it is one part of all parameters end to end, so a
-parameter lies with one process or goes across a border. DeepSpeed itself resumes only on the number of processes and the stage
-that saved (0.19.8); here every parameter is put together, one at a time, and cut up anew, so no process needs memory
-for more than one whole parameter. The files are mapped, not read into memory.
+parameter lies with one process or goes across a border.
+
+DeepSpeed itself resumes only on the number of processes and the stage that saved (0.19.8). Here every parameter is put
+together, one at a time, and cut up anew, so no process needs memory for more than one whole parameter; the files are
+mapped, not read into memory.
 """
 
 import math
@@ -20,6 +22,7 @@ from src.errors import UserError
 
 WEIGHT = "fp32"  # the name of a parameter's float32 weight beside the names of its moments, such as exp_avg
 _SUFFIX = "_optim_states.pt"
+_BASE_OPTIMIZER = "base_optimizer_state"  # "optimizer_state_dict" under ZeRO-3
 
 
 class ZeroCheckpoint:
@@ -134,15 +137,14 @@ class ZeroCheckpoint:
         return self._shards
 
     def _base_optimizer(self, optimizer: dict[str, Any]) -> dict[str, Any]:
-        return cast(dict[str, Any], optimizer["optimizer_state_dict" if "fp32_flat_groups" in optimizer else _BASE])
+        return cast(
+            dict[str, Any], optimizer["optimizer_state_dict" if "fp32_flat_groups" in optimizer else _BASE_OPTIMIZER]
+        )
 
     def _flat(self, optimizer: dict[str, Any], group: int) -> dict[str, Tensor]:
         """One process's slice of a group: its weights and its moments, flat; scalars such as the step as they are."""
         weights = optimizer.get("fp32_flat_groups") or optimizer["single_partition_of_fp32_groups"]
         return {WEIGHT: weights[group], **self._base_optimizer(optimizer)["state"].get(group, {})}
-
-
-_BASE = "base_optimizer_state"
 
 
 def restore(engine: Any, checkpoint: ZeroCheckpoint) -> dict[str, Any]:

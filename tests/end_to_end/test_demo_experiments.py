@@ -125,9 +125,9 @@ def test_pretraining_resumed_from_a_checkpoint_ends_like_an_uninterrupted_run(
         "logger=csv",
     ]
     # the schedule must be that of the whole run, so the first half is a whole run that keeps its second checkpoint
-    keep = ["callbacks.last.every_n_train_steps=2", "callbacks.last.filename='{step}'", "+callbacks.last.save_top_k=-1"]
-    run("train.py", *settings, "trainer.max_steps=4", f"hydra.run.dir='{tmp_path / 'whole'}'", *keep)
-    checkpoint = tmp_path / "whole" / "checkpoints" / "step=2.ckpt"
+    keep = "callbacks.last.every_n_steps=2"
+    run("train.py", *settings, "trainer.max_steps=4", f"hydra.run.dir='{tmp_path / 'whole'}'", keep)
+    checkpoint = tmp_path / "whole" / "checkpoints" / "step_00000002.ckpt"
     resume = f"ckpt_path='{checkpoint}'"
     run("train.py", *settings, "trainer.max_steps=4", f"hydra.run.dir='{tmp_path / 'resumed'}'", resume)
     whole, resumed = metrics(tmp_path / "whole"), metrics(tmp_path / "resumed")

@@ -19,7 +19,7 @@ from src.command import ROOT
 from src.models.spec import ModelSpec
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-STEPS = 40
+STEPS = 24
 DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 TIMED = ("throughput/", "memory/")  # columns that no two runs have in common
 
@@ -127,7 +127,7 @@ def test_a_run_killed_at_any_step_and_while_saving_ends_with_the_same_bytes(
     whole: Path, instructions: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    step = random.randint(1, STEPS - 14)
+    step = random.randint(1, STEPS - 12)
     print(f"killed at step {step}")  # shown by pytest if the test fails
     process = start(folder, instructions, "ckpt_path=auto")
     wait_for_step(folder, step, process)
@@ -157,7 +157,7 @@ def test_a_killed_rank_ends_the_job_and_the_resumed_one_ends_with_the_same_bytes
 ) -> None:
     folder = tmp_path / "run"
     for killed in (1, 0):
-        step = random.randint(1, 16) + 17 * (1 - killed)
+        step = random.randint(1, 10) + 11 * (1 - killed)
         print(f"rank {killed} killed at step {step}")
         process = start(folder, instructions, *DDP, "ckpt_path=auto")
         wait_for_step(folder, step, process)

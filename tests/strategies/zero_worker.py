@@ -15,26 +15,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]  # the worker runs as a script
-os.environ["DS_ACCELERATOR"] = "cpu"
-
 import lightning as L
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from src.command import CONFIGS
-from src.strategies.deepspeed import ZeroStrategy
-
-
+from src.command import CONFIGS, ROOT
+from src.strategies.deepspeed import ZeroStrategy, partition_while_loading
 
 
 def start(plan: Path, processes: int, timeout_s: float = 600) -> None:
     """Carry out a plan with torchrun; what the processes said is in the error."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "DS_ACCELERATOR": "cpu"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     done = subprocess.run(
         [*command, __file__, str(plan)],
         capture_output=True,
@@ -68,12 +63,24 @@ def carry_out(plan: Path) -> None:
 
     for run in json.loads(plan.read_text()):
         began = time.perf_counter()
-        with measured_memory() as peak:
+        folder = plan.parent / run["name"]
+        found = {} if "load" not in run else loaded(run["load"])
+        if "overrides" in run:
             train(composed(run, plan.parent))
+        folder.mkdir(exist_ok=True)
         gc.collect()  # transformers looks for a live ZeRO-3 configuration
-        rank = int(os.environ.get("RANK", 0))
-        found = {"seconds": time.perf_counter() - began, "peak_bytes": peak()}
-        (plan.parent / run["name"] / f"rank_{rank}.json").write_text(json.dumps(found))
+        found["seconds"] = time.perf_counter() - began
+        (folder / f"rank_{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+
+
+def loaded(model: str) -> dict[str, float]:
+    """Memory that loading a model partitioned takes at its peak, over what the process had before."""
+    from src.models.load import load_model
+    from src.models.spec import ModelSpec
+
+    with partition_while_loading(ZeroStrategy(stage=3)), measured_memory() as peak:
+        parts = [p.ds_tensor for p in load_model(ModelSpec(path=model)).parameters()]
+    return {"peak_bytes": peak(), "own_bytes": sum(part.numel() * part.element_size() for part in parts)}
 
 
 def losses(run_folder: Path) -> list[float]:
@@ -130,7 +137,7 @@ class Losses(Callback):
 
 
 class Weights(Callback):
-    """Saves the whole weights at the end of training, gathered by DeepSpeed, and the adapter's or all of them dense."""
+    """Saves the whole weights that are in memory at the end of training."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
