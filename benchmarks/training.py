@@ -5,11 +5,11 @@
         [--corpora FOLDER] [--language zh] [--instructions FILE.jsonl]
     python benchmarks/training.py gpu [--budget-s 540]
 
-CORPORA holds ``<language>.jsonl.gz`` with a ``text`` a line; without it the verse of ``data/demo`` is read. INSTRUCTIONS
-is a file of alpaca records; without it the ones of ``scripts/make_instructions.py``.
+CORPORA holds ``<language>.jsonl.gz`` with a ``text`` a line; without it the verse of ``data/demo`` is read.
+INSTRUCTIONS is a file of alpaca records; without it the ones of ``scripts/make_instructions.py``.
 
-Every loop runs in a process of its own and they take turns, a step or a few each, so a busy machine slows all alike. The
-first turn of each warms up and does not count. Written to ``benchmarks/results/training.json``:
+Every loop runs in a process of its own and they take turns, a step or a few each, so a busy machine slows all alike.
+The first turn of each warms up and does not count. Written to ``benchmarks/results/training.json``:
 
 - ``overhead``: the time of an optimizer step of ``train.py``, callbacks and loggers as a user gets them, over that of
   the shortest loop with the same model, batches, loss, optimizer and precision; and over one with Hugging Face's model
@@ -27,6 +27,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def compare_steps(loops: dict[str, Contestant], model: str, what: str, console: 
         apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
         times = (step_ms(peer, "wall_s"), step_ms(peer, "cpu_s"))
         table.add_row(peer.name, *(f"{value:.1f}" for value in times), f"{wall:.3f}", f"{cpu:.3f}")
-        note = f"{what}; median of {len(ours.measured)} turns' ratios; CPU time {cpu:.3f}; losses at most {apart:.1e} apart"
+        note = f"{what}; median ratio of {len(ours.measured)} turns; CPU time {cpu:.3f}; losses within {apart:.1e}"
         yield Result(f"training.{metric}.{model}", step_ms(ours, "wall_s"), times[0], peer.name, wall, "ms/step", note)
     console.print(table)
 
@@ -190,7 +191,7 @@ def compare_speeds(
 def thirds(turns: Sequence[Turn], rounds: int) -> dict[str, list[float]]:
     """Real tokens a second by either clock, in each of so many equal pieces of a run; both loops ran them at once."""
     bounds = [round(len(turns) * index / rounds) for index in range(rounds + 1)]
-    pieces = [turns[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]
+    pieces = [turns[begin:end] for begin, end in pairwise(bounds)]
     return {
         clock: [sum(turn.tokens for turn in piece) / sum(getattr(turn, clock) for turn in piece) for piece in pieces]
         for clock in ("wall_s", "cpu_s")

@@ -1,7 +1,7 @@
 """Small training sets with the lengths that real text has, for `benchmarks/training.py`.
 
-Few segments, so that a short run reads every one of them exactly once, packed by us and padded by the peer: the number is
-chosen so that both make whole optimizer steps of it.
+Few segments, so that a short run reads every one of them exactly once, packed by us and padded by the peer: the number
+is chosen so that both make whole optimizer steps of it.
 """
 
 import gzip
@@ -23,7 +23,7 @@ from src.models.load import load_tokenizer
 from src.models.spec import ModelSpec
 from src.models.templates import load_template
 from src.shards.format import ShardWriter
-from src.shards.manifest import Counts, Manifest
+from src.shards.manifest import Counts
 from src.shards.packing import pack
 from src.shards.source import Source
 

@@ -1,12 +1,12 @@
 """Tokens a second, MFU and peak memory on one GPU, each optimisation on and off, beside a plain Hugging Face Trainer.
 
     python benchmarks/training.py gpu [--sizes 135m 1b largest] [--lengths 1024 4096] [--budget-s 540]
-    python benchmarks/training.py gpu --device cpu --sizes tiny --lengths 64     the same code on a CPU: nothing is written
+    python benchmarks/training.py gpu --device cpu --sizes tiny --lengths 64     the same code; nothing is written
 
 Llama shapes with random weights and random token ids in full rows, so no download is needed. Every case is a process of
 its own that runs ``train.py`` or the ``Trainer``: one turn to warm up and compile, then three that count. While one
-case has the GPU the next one loads its libraries. Cases come in the order of their importance, and those that the budget
-leaves no time for are named. ``largest`` is as deep as the memory allows with weights and AdamW in float32.
+case has the GPU the next one loads its libraries. Cases come in the order of their importance, and those that the
+budget leaves no time for are named. ``largest`` is as deep as the memory allows with weights and AdamW in float32.
 
 MFU is of 6 FLOPs for each token and weight, the input embedding's lookup left out, and 12 × layers × hidden for each
 query and key before it (PaLM, arXiv:2204.02311, appendix B, with half of the square), over the data sheet's dense peak.
@@ -98,7 +98,8 @@ SIZES = {
 class Case:
     """One process: a size at a length, with some settings of ours or with the peer's.
 
-    checkpointed: activations are recomputed, which the model flops do not count.
+    overrides: of ``configs/train.yaml``, beside those that all cases have.
+    hf_arguments: of the peer.
     """
 
     size: str
@@ -107,7 +108,6 @@ class Case:
     name: str
     overrides: tuple[str, ...] = ()
     hf_arguments: dict[str, Any] = field(default_factory=dict)
-    micro_batch: int = 0
 
     @property
     def label(self) -> str:
@@ -181,7 +181,7 @@ class Bench:
         """The process of a case, not started yet."""
         self.number += 1
         steps, length = self.arguments.steps, case.length
-        rows = case.micro_batch or max(1, case.shape.tokens // length)
+        rows = max(1, case.shape.tokens // length)
         model = {
             "_target_": "src.models.spec.ModelSpec",
             "name": "bench",
@@ -274,7 +274,7 @@ class Bench:
 
 
 def write_tokenizer(folder: Path) -> Path:
-    """A byte-level tokenizer with a vocabulary of the right size, so that nothing need be fetched; it encodes nothing."""
+    """A byte-level tokenizer with a vocabulary of the right size, so that nothing need be fetched."""
     folder.mkdir()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = alphabet + [f"token{number}" for number in range(VOCABULARY - len(alphabet))]

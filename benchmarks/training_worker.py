@@ -3,8 +3,8 @@
 
     python benchmarks/training_worker.py SETTINGS.json FILE_DESCRIPTOR
 
-All of them are described by one composed ``configs/train.yaml`` and read the segments of its data module, so that model,
-documents, optimizer and precision are the same. ``ours`` is ``train.py`` itself with the callbacks and loggers a user
+All of them are described by one composed ``configs/train.yaml`` and read the segments of its data module, so that
+model, documents, optimizer and precision are the same. ``ours`` is ``train.py`` itself with the callbacks and loggers a user
 gets; ``bare`` is the loop of a PyTorch tutorial over our packed rows, ``bare_same_loss`` the same loop with our model
 and loss; ``hf`` is a Hugging Face ``Trainer`` that pads every batch to its longest segment.
 """
@@ -142,7 +142,7 @@ def run_bare_same_loss(cfg: DictConfig, settings: Settings) -> nn.Module:
 
 
 def run_hugging_face(cfg: DictConfig, settings: Settings) -> nn.Module:
-    """Hugging Face's ``Trainer``, with peft where the config has an adapter, at its defaults but for what is compared."""
+    """Hugging Face's ``Trainer``, with peft where there is an adapter, at its defaults but for what is compared."""
     datamodule, module = _data_and_module(cfg)
     with torch.device(settings.device):
         model: Any = _plain_model(cfg, module)

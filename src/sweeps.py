@@ -87,8 +87,11 @@ class SweepTable(Callback):
         error, value = "", None
         if job_return.status is JobStatus.FAILED:
             failure: Any = job_return._return_value
-            error = sentence(failure) or f"{type(failure).__name__}: {failure}"
-            log.error("job %s failed: %s", config.hydra.job.num, error, exc_info=failure)
+            said = sentence(failure)
+            error = said or f"{type(failure).__name__}: {failure}"
+            log.error("job %s failed: %s", config.hydra.job.num, error, exc_info=None if said else failure)
+            if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+                wandb.finish(exit_code=1)  # or the next job would go on in its run
             _forgive(job_return, error, config.hydra.sweeper._target_)
         elif isinstance(job_return.return_value, (int, float)):
             value = float(job_return.return_value)

@@ -11,7 +11,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 
 from src.callbacks import checkpoint_files as files
 from src.callbacks.checkpoint_files import FileSum, Manifest
@@ -106,7 +108,7 @@ class Checkpoints(Checkpoint):
             raise CheckpointFailed(f"{failed}: make room there and go on with ckpt_path=last")
         if self._failures >= self.max_failures:
             raise CheckpointFailed(
-                f"{failed}: that was the {self._failures}th failure in a row, so the run stops "
+                f"{failed}: that was failure {self._failures} in a row, so the run stops "
                 "(callbacks.last.max_failures); make room there and go on with ckpt_path=last"
             )
         if trainer.is_global_zero:
@@ -121,7 +123,7 @@ class Checkpoints(Checkpoint):
         due = bool(trainer.enable_validation and isinstance(every, int) and step * accumulation % every == 0)
         set_progress(checkpoint["loops"]["fit_loop"], step, accumulation, validation_due=due)
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         given = trainer.ckpt_path
         if given is not None:
             self._writer.newest = Path(given)  # named if nothing newer can be written
@@ -230,7 +232,9 @@ class Writer:
     def _save(self, trainer: L.Trainer, partial: Path) -> str | None:
         problem = None
         try:
-            trainer.save_checkpoint(partial, self.weights_only)
+            with _failed_parts(trainer.strategy) as failed:
+                trainer.save_checkpoint(partial, self.weights_only)
+            problem = failed[0] if failed else None
         except (OSError, RuntimeError) as error:
             problem = _reason(error)
             trainer.strategy.barrier("failed checkpoint")  # the other ranks wait in Trainer.save_checkpoint
@@ -274,6 +278,32 @@ def set_progress(fit_loop: dict[str, Any], step: int, accumulation: int, validat
     begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0} if validation_due else dict.fromkeys(progress, 0)
     nothing = dict.fromkeys(progress, 0)
     fit_loop["epoch_loop.val_loop.batch_progress"] = {"total": begun, "current": nothing, "is_last_batch": False}
+
+
+@contextmanager
+def _failed_parts(strategy: Strategy) -> Iterator[list[str]]:
+    """Reasons why DeepSpeed could not write a file of this rank, instead of exceptions.
+
+    An exception would take this rank out of DeepSpeed's save while the others wait for it there.
+    """
+    failed: list[str] = []
+    if not isinstance(strategy, DeepSpeedStrategy):
+        yield failed
+        return
+    engine = strategy.deepspeed_engine.checkpoint_engine
+    save = engine.save
+
+    def attempt(state: Any, path: str) -> None:
+        try:
+            save(state, path)
+        except (OSError, RuntimeError) as error:
+            failed.append(_reason(error))
+
+    engine.save = attempt
+    try:
+        yield failed
+    finally:
+        engine.save = save
 
 
 def _manifest(trainer: L.Trainer, sums: dict[str, FileSum]) -> Manifest:

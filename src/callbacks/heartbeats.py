@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from torch.distributed import Store
 
@@ -75,7 +76,6 @@ class Heartbeats:
         self._number = self._position = self._step = self._lost = 0
         self._phase = "setting up"
         self._state = RUNNING
-        self._peers: list[int] = []  # ranks on this host
         self._ending = threading.Event()
         self._stopped = threading.Event()
         self._main = threading.main_thread().ident
@@ -84,6 +84,7 @@ class Heartbeats:
     # For the main thread
 
     def start(self) -> None:
+        self.store.append(f"host/{self._host}", f"{self.rank} ")
         self._beat()
         self._thread.start()
 
@@ -103,6 +104,7 @@ class Heartbeats:
         self._wait_if_ending()
         self._stopped.set()
         self._thread.join(2 * self.interval_s)
+        faulthandler.cancel_dump_traceback_later()
         self._state = state
         try:
             self._beat()
@@ -135,10 +137,10 @@ class Heartbeats:
     def _wait_if_ending(self) -> None:
         """Let the watching thread end the process, with its own status, where it has decided to."""
         try:
-            decided = self._ending.is_set() or self.store.check(["verdict"])
+            decided = self.store.check(["verdict"]) and not json.loads(self.store.get("verdict"))["dead"]
         except RuntimeError:
             decided = False
-        if decided and self._thread.is_alive() and self._thread is not threading.current_thread():
+        if decided or self._ending.is_set():
             self._thread.join(_DEAD_S + 10 * self.interval_s)
 
     # For the watching thread
@@ -146,6 +148,8 @@ class Heartbeats:
     def _run(self) -> None:
         while not self._stopped.wait(self.interval_s):
             self.idle_beats += 1
+            # C code that holds Python's lock stops this thread too; then this one still works.
+            faulthandler.dump_traceback_later(self.timeout_s + self.interval_s, file=sys.__stderr__)
             try:
                 self._beat()
                 self._look()
@@ -191,11 +195,10 @@ class Heartbeats:
         if self.store.check(["verdict"]):
             self._obey(json.loads(self.store.get("verdict")))
             return
-        if len(self._peers) == 0 or self._number < 10:  # until all have begun
-            self._peers = [b.rank for b in self._beats(range(self.world_size)) if b.host == self._host]
-        for beat in self._beats(self._peers):
+        on_this_host = [int(rank) for rank in self.store.get(f"host/{self._host}").split()]
+        for beat in self._beats(on_this_host):
             if beat.rank != self.rank and beat.state == RUNNING and self._died(beat):
-                self._accuse(f"{beat.name} died in step {beat.step} while {beat.phase}", [beat], dead=True)
+                self._accuse(f"{beat.name} died in step {beat.step} while {beat.phase}", [beat], [], dead=True)
                 return
         if self._idle_s() >= self.timeout_s:
             self._judge()
@@ -221,7 +224,7 @@ class Heartbeats:
         ):
             return  # it moves again, or those behind still have time
         named = behind if len(behind) < len(running) or len(running) == 1 else []
-        self._accuse(self._accusation(named, running, silent), named)
+        self._accuse(self._accusation(named, running, silent), named, silent)
 
     def _accusation(self, named: Sequence[Beat], running: Sequence[Beat], silent: Sequence[Beat]) -> str:
         for_s = f"for {self._idle_s():.0f} s"
@@ -245,24 +248,24 @@ class Heartbeats:
         tail = f"; {ranks_in_words(waiting)} for it" if waiting else ""
         return ", and ".join(clauses) + tail
 
-    def _accuse(self, text: str, named: Sequence[Beat], dead: bool = False) -> None:
+    def _accuse(self, text: str, named: Sequence[Beat], silent: Sequence[Beat], dead: bool = False) -> None:
         """Publish a verdict, unless another rank was faster, and obey the one that stands."""
-        mine = json.dumps({"text": text, "ranks": [b.rank for b in named], "dead": dead, "by": self.rank})
+        ranks = {"named": [beat.rank for beat in named], "silent": [beat.rank for beat in silent]}
+        mine = json.dumps({"text": text, **ranks, "dead": dead, "by": self.rank})
         self._obey(json.loads(self.store.compare_set("verdict", "", mine)))
 
-    def _obey(self, verdict: dict) -> None:
-        named = verdict["ranks"]
-        self._ending.set()
+    def _obey(self, verdict: dict[str, Any]) -> None:
         if self.rank in (0, verdict["by"]):
             log.error("%s", verdict["text"])
         if verdict["dead"]:
             if self._stopped.wait(_DEAD_S):  # the error of the broken connection ended it in order
                 return
-        elif self.rank in named or not named:
+        elif self.rank in verdict["named"] or not verdict["named"]:
             dump_stacks(f"stacks of rank {self.rank}, {self._phase} in step {self._step}:")
+        self._ending.set()
         # Rank 0 may hold the store, where the others still have to read the verdict.
         time.sleep((4 if self.rank == 0 else 2) * self.interval_s)
-        for beat in self._beats(rank for rank in named if rank != self.rank):
+        for beat in self._beats(verdict["silent"]):
             if beat.host == self._host and process_start(beat.process) == beat.started:
                 os.kill(beat.process, signal.SIGKILL)  # stopped, or stuck where its own thread can't run
         self._end(None)

@@ -88,7 +88,13 @@ class Preemption(Checkpoint):  # so that Lightning calls it after everything tha
             assert checkpoint is not None
             raise Preempted(number, trainer.global_step, checkpoint)
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._restore()  # Lightning calls no teardown then
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

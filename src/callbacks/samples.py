@@ -14,6 +14,7 @@ from src.generation.engine import Decoding, Request
 from src.generation.transformers_engine import TransformersEngine
 from src.models.load import load_tokenizer
 from src.models.templates import Message, load_template
+from src.strategies.fsdp2 import FullyShard
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Samples(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or not self.prompts:
             return
-        sharded = isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.strategy.zero_stage_3
+        zero_3 = isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.strategy.zero_stage_3
+        sharded = zero_3 or isinstance(trainer.strategy, FullyShard)  # every process holds pieces of each layer
         if not (trainer.is_global_zero or sharded):
             return
         module: Any = pl_module

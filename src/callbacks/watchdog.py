@@ -61,6 +61,7 @@ class Watchdog(Callback):
         self.timeout_s, self.slow_factor, self.window, self.heartbeat_s = timeout_s, slow_factor, window, heartbeat_s
         self._beats: RankBeats | None = None
         self._own = OwnTime()
+        self._is_last = False  # of the micro-batches of an optimizer step
 
     # The run from start to end
 
@@ -104,16 +105,17 @@ class Watchdog(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self._is_last = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         self._own.data_arrived()
         self._progress(trainer, "in the forward pass")
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
-        if not trainer.fit_loop._should_accumulate():  # between these nobody waits for anybody
+        if self._is_last:  # between the micro-batches of a step nobody waits for anybody
             self._own.end(pl_module.device)
         self._progress(trainer, "in the backward pass")
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.fit_loop._should_accumulate():
+        if self._is_last:
             self._own.begin(pl_module.device)
         self._progress(trainer, "in the optimizer step")
 
@@ -167,11 +169,10 @@ class RankBeats(Heartbeats):
             if not self.store.check(keys):
                 return
             times = [json.loads(text) for text in self.store.multi_get(keys)]
-            if len({step for step, _, _ in times}) == 1:  # else the others have not sent this window yet
-                self._compared = self.own_time[0]
-                hosts = {beat.rank: beat for beat in self._beats(range(self.world_size))}
-                for sentence in slow_ranks([(own, data) for _, own, data in times], self.slow_factor, hosts):
-                    log.warning("up to step %d %s", self._compared, sentence)
+            self._compared = self.own_time[0]
+            beats = {beat.rank: beat for beat in self._beats(range(self.world_size))}
+            for sentence in slow_ranks([(own, data) for _, own, data in times], self.slow_factor, beats):
+                log.warning("up to step %d %s", self._compared, sentence)
 
 
 def slow_ranks(times: list[tuple[float, float]], factor: float, beats: dict[int, Beat]) -> list[str]:

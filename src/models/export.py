@@ -198,9 +198,12 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _consolidated(folder: Path) -> dict[str, Any]:
-    """A DeepSpeed ZeRO checkpoint, in pieces by rank, as one with whole float32 weights; they must fit in memory."""
+    """A checkpoint in pieces, of DeepSpeed ZeRO or FSDP2, as one with whole weights; they must fit in memory."""
+    from src.strategies.fsdp2 import consolidated, is_sharded_checkpoint
     from src.strategies.zero_checkpoint import ZeroCheckpoint
 
+    if is_sharded_checkpoint(folder):
+        return consolidated(folder)
     checkpoint = ZeroCheckpoint(folder)
     return {
         "state_dict": checkpoint.weights(),

@@ -62,6 +62,8 @@ def choose_attention(asked: str, config: Any, device: torch.device, sixteen_bit:
 
 def _obstacle(name: str, config: Any, device: torch.device, sixteen_bit: bool) -> str | None:
     """Why an implementation can't run here, and what to do."""
+    if name == "flex_attention" and device.type == "cpu":
+        return "has no backward pass on a CPU: give varlen or sdpa"
     if name not in _REGISTERED:
         return None
     if config.model_type not in FAMILIES:

@@ -80,8 +80,8 @@ class StepGuard:
     """Decides step by step whether the optimizer may use its gradients.
 
     Args:
-        sigma: standard deviations above the mean, both of logarithms, that make a spike; None: there are no spikes, only
-            values that are not finite.
+        sigma: standard deviations above the mean, both of logarithms, that make a spike; None: only values that are not
+            finite are skipped.
         window: steps that mean and deviation are taken of; there are no spikes before half of them are there.
 
     Raises:

@@ -205,9 +205,12 @@ def _without_shared_memory_extension() -> Iterator[None]:
 def partition_while_loading(strategy: Strategy | None) -> Iterator[Any]:
     """Let transformers build and load a model that ZeRO-3 partitions on the way: no rank ever holds all of it.
 
-    Yields an object that must stay alive as long as the model does; None where nothing is partitioned.
+    Yields an object that must stay alive as long as the model does; None where nothing is partitioned. An earlier
+    model of this process, in a sweep for example, then no longer makes transformers partition.
     """
     if not isinstance(strategy, DeepSpeedStrategy) or not strategy.zero_stage_3:
+        if "transformers.integrations.deepspeed" in sys.modules:
+            sys.modules["transformers.integrations.deepspeed"].unset_hf_deepspeed_config()
         yield None
         return
     from transformers.integrations import HfDeepSpeedConfig
