@@ -38,7 +38,10 @@ format: env  ## format the code
 type: env  ## types
 	@$(PY) -m mypy
 
+bench-gpu: env  ## training on one GPU: tokens/s, MFU and memory, each optimisation on and off (under 10 minutes)
+	@$(PY) benchmarks/training.py gpu
+
 clean:  ## remove the environment and what runs left behind; keeps data/
 	rm -rf $(VENV) outputs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env demo test test-fast lint format type clean
+.PHONY: help env demo test test-fast lint format type bench-gpu clean

@@ -4,9 +4,9 @@
     python benchmarks/training_worker.py SETTINGS.json FILE_DESCRIPTOR
 
 All of them are described by one composed ``configs/train.yaml`` and read the segments of its data module, so that
-model, documents, optimizer and precision are the same. ``ours`` is ``train.py`` itself with the callbacks and loggers a user
-gets; ``bare`` is the loop of a PyTorch tutorial over our packed rows, ``bare_same_loss`` the same loop with our model
-and loss; ``hf`` is a Hugging Face ``Trainer`` that pads every batch to its longest segment.
+model, documents, optimizer and precision are the same. ``ours`` is ``train.py`` itself with the callbacks and loggers a
+user gets; ``bare`` is the loop of a PyTorch tutorial over our packed rows, ``bare_same_loss`` the same loop with our
+model and loss; ``hf`` is a Hugging Face ``Trainer`` that pads every batch to its longest segment.
 """
 
 import os

@@ -78,14 +78,9 @@ def newest(folders: Sequence[Path], checksums: bool = True) -> Search:
     Args:
         checksums: compare checksums and not only sizes; reads each file that is looked at.
     """
-    return _newest(tuple(sorted({str(folder.resolve()) for folder in folders})), checksums)
-
-
-@functools.lru_cache(maxsize=4)  # the run folder is chosen by it before the run starts, then the run asks again
-def _newest(folders: tuple[str, ...], checksums: bool) -> Search:
-    found = sorted((one for folder in folders for one in Path(folder).glob("step_*.ckpt")), key=_age, reverse=True)
+    found = {one for folder in folders for one in folder.resolve().glob("step_*.ckpt")}
     skipped = []
-    for path in found:
+    for path in sorted(found, key=_age, reverse=True):
         problem = problem_with(path, checksums)
         if problem is None:
             return Search(path, tuple(skipped))
@@ -112,7 +107,7 @@ def problem_with(path: Path, checksums: bool = True) -> str | None:
     if checksums:
         for name, known in manifest.files.items():
             file = path / name if name else path
-            if checksum(file) != known:
+            if _checksum_once(file, file.stat().st_mtime_ns) != known:
                 return f"{file.name} was changed since it was written (its checksum differs)"
     return None
 
@@ -129,6 +124,11 @@ def checksum(path: Path, sync: bool = False) -> FileSum:
             digest.update(view[:read])
             size += read
     return FileSum(size, digest.hexdigest())
+
+
+@functools.lru_cache(maxsize=4096)  # a run that starts asks twice: for its folder and for its checkpoint
+def _checksum_once(path: Path, changed_ns: int) -> FileSum:
+    return checksum(path)
 
 
 def manifest_path(checkpoint: Path) -> Path:

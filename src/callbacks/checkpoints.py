@@ -293,9 +293,9 @@ def _failed_parts(strategy: Strategy) -> Iterator[list[str]]:
     engine = strategy.deepspeed_engine.checkpoint_engine
     save = engine.save
 
-    def attempt(state: Any, path: str) -> None:
+    def attempt(state_dict: Any, path: str) -> None:  # DeepSpeed gives both by name and by place
         try:
-            save(state, path)
+            save(state_dict, path)
         except (OSError, RuntimeError) as error:
             failed.append(_reason(error))
 

@@ -58,6 +58,10 @@ class Beat:
     def name(self) -> str:
         return f"rank {self.rank} on {self.host} (process {self.process})"
 
+    @property
+    def doing(self) -> str:
+        return f"{self.phase} in step {self.step}" if self.step else self.phase
+
 
 class Heartbeats:
     """Beats of this rank, and a look at those of the others.
@@ -86,6 +90,7 @@ class Heartbeats:
     def start(self) -> None:
         self.store.append(f"host/{self._host}", f"{self.rank} ")
         self._beat()
+        self._dump_later()
         self._thread.start()
 
     def progress(self, phase: str, step: int, common: bool = True) -> None:
@@ -127,9 +132,9 @@ class Heartbeats:
                 return f"rank {self.rank} lost the connection to rank 0 and to its store"
             for beat in beats:
                 if beat.rank != self.rank and beat.state not in (RUNNING, ENDED):
-                    return f"{beat.name} failed in step {beat.step}: {beat.state}"
+                    return f"{beat.name} failed {beat.doing}: {beat.state}"
                 if beat.rank != self.rank and self._died(beat):
-                    return f"{beat.name} died in step {beat.step} while {beat.phase}"
+                    return f"{beat.name} died {beat.doing}"
             self._wait_if_ending()
             time.sleep(0.2)
         return None
@@ -148,8 +153,7 @@ class Heartbeats:
     def _run(self) -> None:
         while not self._stopped.wait(self.interval_s):
             self.idle_beats += 1
-            # C code that holds Python's lock stops this thread too; then this one still works.
-            faulthandler.dump_traceback_later(self.timeout_s + self.interval_s, file=sys.__stderr__)
+            self._dump_later()
             try:
                 self._beat()
                 self._look()
@@ -159,10 +163,18 @@ class Heartbeats:
                 self._lost += 1
                 idle = self._idle_s()
                 if self._lost >= 3 and idle >= min(_LOST_S, self.timeout_s) and not self._stopped.is_set():
-                    self._end(f"the store of the run does not answer and nothing has moved for {idle:.0f} s ({error})")
+                    self._end(
+                        f"the store of the run, with rank 0 or its launcher, does not answer and nothing has moved for "
+                        f"{idle:.0f} s ({error})"
+                    )
 
     def every_beat(self) -> None:
         """What else a subclass does at each beat."""
+
+    def _dump_later(self) -> None:
+        """Unless called again in time: C code that holds Python's lock stops our thread, but not faulthandler's."""
+        if sys.__stderr__ is not None:
+            faulthandler.dump_traceback_later(self.timeout_s, file=sys.__stderr__)
 
     def _beat(self) -> None:
         self._number += 1
@@ -198,7 +210,7 @@ class Heartbeats:
         on_this_host = [int(rank) for rank in self.store.get(f"host/{self._host}").split()]
         for beat in self._beats(on_this_host):
             if beat.rank != self.rank and beat.state == RUNNING and self._died(beat):
-                self._accuse(f"{beat.name} died in step {beat.step} while {beat.phase}", [beat], [], dead=True)
+                self._accuse(f"{beat.name} died {beat.doing}", [beat], [], dead=True)
                 return
         if self._idle_s() >= self.timeout_s:
             self._judge()
@@ -214,6 +226,7 @@ class Heartbeats:
             if self._stopped.wait(self.interval_s):
                 return
             self._beat()
+            self._dump_later()
         beats = self._beats(range(self.world_size))
         running = [beat for beat in beats if beat.state == RUNNING]
         silent = [b for b in running if b.rank in before and b.number == before[b.rank].number]
@@ -237,9 +250,7 @@ class Heartbeats:
         clauses = []
         for beat in named:
             if beat in silent:
-                clauses.append(
-                    f"{beat.name} has given no sign of life {for_s}, last seen {beat.phase} in step {beat.step}"
-                )
+                clauses.append(f"{beat.name} has given no sign of life {for_s}, last seen {beat.doing}")
             else:
                 clauses.append(
                     f"{beat.name} has not got on with step {beat.step} {for_s}: it is {beat.phase} ({beat.where})"
@@ -255,13 +266,14 @@ class Heartbeats:
         self._obey(json.loads(self.store.compare_set("verdict", "", mine)))
 
     def _obey(self, verdict: dict[str, Any]) -> None:
+        faulthandler.cancel_dump_traceback_later()
         if self.rank in (0, verdict["by"]):
             log.error("%s", verdict["text"])
         if verdict["dead"]:
             if self._stopped.wait(_DEAD_S):  # the error of the broken connection ended it in order
                 return
         elif self.rank in verdict["named"] or not verdict["named"]:
-            dump_stacks(f"stacks of rank {self.rank}, {self._phase} in step {self._step}:")
+            dump_stacks(f"stacks of rank {self.rank}, {self._own().doing}:")
         self._ending.set()
         # Rank 0 may hold the store, where the others still have to read the verdict.
         time.sleep((4 if self.rank == 0 else 2) * self.interval_s)
@@ -271,10 +283,11 @@ class Heartbeats:
         self._end(None)
 
     def _end(self, why: str | None) -> None:
+        faulthandler.cancel_dump_traceback_later()
         self._ending.set()
         if why:
             log.error("rank %d on %s: %s", self.rank, self._host, why)
-            dump_stacks(f"stacks of rank {self.rank}, {self._phase} in step {self._step}:")
+            dump_stacks(f"stacks of rank {self.rank}, {self._own().doing}:")
         if why or self.rank == 0:
             log.error("ending with status %d: start again with the same command and ckpt_path=last", EXIT_HANGING)
         for stream in (sys.stdout, sys.stderr):

@@ -26,7 +26,7 @@ from src.modules.guard import Diverged
 
 log = logging.getLogger(__name__)
 
-_STORE_WAIT_S = 20.0  # an answer of the store that takes longer has got lost
+_NOTICEABLE_S = 0.02  # what a rank takes longer for a step is not worth a warning below this
 _generations = itertools.count()  # validation and training of one process use the same store
 
 
@@ -68,7 +68,7 @@ class Watchdog(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._own = OwnTime()
         self._beats = RankBeats(
-            own_store(next(_generations)),
+            own_store(next(_generations), 4 * self.heartbeat_s),
             trainer.global_rank,
             trainer.world_size,
             self.heartbeat_s,
@@ -186,7 +186,7 @@ def slow_ranks(times: list[tuple[float, float]], factor: float, beats: dict[int,
         f"{beats[rank].name} is slow: {own:.3g} s of its own for a step, {data:.3g} s of these for data, where "
         f"{usual:.3g} s is the median; all ranks wait for it"
         for rank, (own, data) in enumerate(times)
-        if own > factor * usual
+        if own > max(factor * usual, usual + _NOTICEABLE_S)
     ]
 
 
@@ -245,10 +245,14 @@ def _seconds(begin: Any, end: Any) -> float:
     return begin.elapsed_time(end) / 1000
 
 
-def own_store(generation: int) -> Store:
-    """A connection of our own to the store of the process group; one within the process where there is no group."""
+def own_store(generation: int, wait_s: float) -> Store:
+    """A connection of our own to the store of the process group; one within the process where there is no group.
+
+    Args:
+        wait_s: an answer that takes longer has got lost.
+    """
     if not torch.distributed.is_initialized():
         return PrefixStore(f"watchdog/{generation}", HashStore())
     store = PrefixStore(f"watchdog/{generation}", _get_default_store().clone())
-    store.set_timeout(timedelta(seconds=_STORE_WAIT_S))
+    store.set_timeout(timedelta(seconds=wait_s))
     return store

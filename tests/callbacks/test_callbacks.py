@@ -1,67 +1,11 @@
-"""Throughput counts, the loss curve survives a checkpoint, and the tracker knows whether somebody is logged in."""
+"""The loss curve survives a checkpoint, and the tracker knows whether somebody is logged in."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import lightning as L
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from src.callbacks.loggers import is_logged_in
 from src.callbacks.loss_curve import LossCurve
-from src.callbacks.throughput import Throughput, tokens_and_pairs
-
-
-def test_tokens_are_counted_without_padding_and_pairs_within_segments() -> None:
-    batch = {
-        "labels": torch.tensor([[-100, 5, 6, -100, 7, -100, -100]]),
-        "position_ids": torch.tensor([[0, 1, 2, 0, 1, 0, 1]]),
-    }
-    tokens, pairs = tokens_and_pairs(batch)
-    assert tokens == 5 and pairs == (1 + 2 + 3) + (1 + 2)
-
-
-def test_validation_before_and_between_steps_is_not_training_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("src.callbacks.throughput.time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    config = LlamaConfig(
-        vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, pad_token_id=0
-    )
-    module = Recorder(LlamaForCausalLM(config))
-    trainer: Any = SimpleNamespace(precision="32-true", world_size=1, accumulate_grad_batches=1)
-    batch = {"labels": torch.ones(1, 6, dtype=torch.long), "position_ids": torch.arange(6)[None]}
-    throughput = Throughput()
-
-    def pass_time(seconds: float) -> None:
-        clock[0] += seconds
-
-    def validate() -> None:
-        throughput.on_validation_start(trainer, module)
-        pass_time(50)
-        throughput.on_validation_end(trainer, module)
-        pass_time(7)  # samples are written after a validation
-
-    validate()
-    throughput.on_train_start(trainer, module)
-    for step in range(4):
-        throughput.on_train_batch_start(trainer, module, batch, step)
-        pass_time(2)
-        throughput.on_train_batch_end(trainer, module, None, batch, step)
-        assert module.logged["throughput/tokens_per_s"] == pytest.approx(3.0)
-        validate()
-
-
-class Recorder(L.LightningModule):
-    """A module that keeps what is logged instead of passing it to a trainer."""
-
-    def __init__(self, model: LlamaForCausalLM) -> None:
-        super().__init__()
-        self.model, self.logged = model, {}
-
-    def log(self, name: str, value: Any, *args: Any, **settings: Any) -> None:
-        self.logged[name] = float(value)
 
 
 def test_a_loss_curve_is_a_picture_and_part_of_the_checkpoint(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Packed rows, loss counts, and which rank sees which sample."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.batches import IGNORED, EvaluationDataset, PackedDataset, RankBatches, packed_row
+from src.datamodules.batches import IGNORED, ON_HOST, EvaluationDataset, PackedDataset, RankBatches, collate, packed_row
 from src.datamodules.order import SampleOrder
+from src.datamodules.packed import PackedDataModule, TimedLoader
 from src.datamodules.sft import EncodedExamples
 from src.shards.packing import pack
 
@@ -84,3 +88,49 @@ def test_evaluation_pads_with_rows_without_loss() -> None:
 def test_segments_of_extreme_lengths_fit(length: int) -> None:
     row = packed_row(encoded([length]), np.array([0]), 16, pad_id=0)
     assert row["position_ids"].tolist() == list(range(length)) + list(range(16 - length))
+
+
+@given(st.lists(st.integers(1, 16), min_size=1, max_size=6).filter(lambda lengths: sum(lengths) <= 40))
+def test_counts_are_those_of_the_row(lengths: list[int]) -> None:
+    row = packed_row(encoded(lengths), np.arange(len(lengths)), 40, pad_id=0)
+    real = sum(lengths)
+    pairs = int((row["position_ids"][:real] + 1).sum())  # a query sees itself and what is before it in its segment
+    assert row["counts"].tolist() == [real, pairs, int((row["labels"] != IGNORED).sum())]
+
+
+def test_rows_know_their_source() -> None:
+    sources = [encoded([16] * 8), encoded([16] * 8)]
+    rows = [pack(segments.lengths, 16) for segments in sources]
+    data = PackedDataset(sources, rows, SampleOrder([8, 8], [1.0, 3.0], 4, 0), 16, 0)
+    batch = collate([data[index] for index in range(8)])
+    assert batch["source"].tolist() == [data.place(index).source for index in range(8)]
+    assert sorted(batch["source"].tolist()) == [0, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_batch_is_what_pytorch_collates() -> None:
+    rows = [dataset([16, 9, 4])[index] for index in range(4)]
+    ours, wanted = collate(rows), default_collate(rows)
+    assert ours.keys() == wanted.keys()
+    assert all(torch.equal(ours[key], wanted[key]) for key in wanted)
+
+
+def test_counts_stay_on_the_host_and_the_rest_goes_to_the_device() -> None:
+    batch = collate([dataset([16, 9, 4])[0]])
+    moved = PackedDataModule.transfer_batch_to_device(None, batch, torch.device("meta"), 0)  # type: ignore[arg-type]
+    assert {key for key, value in moved.items() if value.device.type == "cpu"} == ON_HOST == {"counts"}
+    assert moved.keys() == batch.keys()
+
+
+def test_a_loader_knows_how_long_it_let_others_wait() -> None:
+    class Slow(Dataset[dict[str, torch.Tensor]]):
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            time.sleep(0.02)
+            return {"index": torch.tensor(index)}
+
+        def __len__(self) -> int:
+            return 4
+
+    loader = TimedLoader(Slow(), collate_fn=collate)
+    for _ in loader:
+        time.sleep(0.05)  # what is done with a batch does not count
+    assert 0.08 <= loader.waited_s < 0.18

@@ -213,3 +213,11 @@ def test_the_fingerprint_is_that_of_the_order(other: dict[str, object]) -> None:
     same = SampleOrder(**{**settings, "weights": [0.5, 1.0]})  # type: ignore[arg-type]
     assert order.fingerprint() == same.fingerprint()
     assert order.fingerprint() != SampleOrder(**{**settings, **other}).fingerprint()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("when_exhausted", ["repeat", "stop", "reweight"])
+def test_samples_taken_of_each_source_are_those_of_their_places(when_exhausted: str) -> None:
+    order = SampleOrder([7, 12, 5], [2, 3, 1], 4, 0, when_exhausted)
+    for blocks in range((order.whole_blocks or 9) + 1):
+        sources = order.places(0, blocks * 4).sources
+        assert order.taken(blocks) == np.bincount(sources, minlength=3).tolist()

@@ -108,11 +108,12 @@ def product_flops(setting: str) -> tuple[int, int]:
     return tuple(counter.get_flop_counts()["Global"][torch.ops.aten.mm] for counter in (forward, backward))  # type: ignore[return-value]
 
 
-def test_selective_computes_no_matrix_product_again_and_full_computes_all_of_them() -> None:
+def test_selective_computes_no_matrix_product_again_and_full_computes_all_but_the_last() -> None:
     forward, backward = product_flops("none")
     assert product_flops("selective") == (forward, backward)
-    assert product_flops("full") == (forward, backward + forward)
-    assert product_flops("every_2") == (forward, backward + forward // 2)
+    last = 4 * 2 * 80 * 96 * 32  # layers × 2 × tokens × down_proj, whose result nothing in the layer needs
+    assert product_flops("full") == (forward, backward + forward - last)
+    assert product_flops("every_2") == (forward, backward + (forward - last) // 2)
 
 
 def test_less_is_kept_the_more_is_recomputed() -> None:

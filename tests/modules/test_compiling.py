@@ -31,7 +31,7 @@ def llama(setting: bool | str, checkpointing: str = "none", attention: str = "sd
         vocab_size=64,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=3,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
     )
@@ -50,7 +50,7 @@ def batch(*lengths: int) -> dict[str, Any]:
 def losses_of_steps(model: Any) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     losses = []
-    for lengths in ((40, 24), (64,), (10, 20, 34)):
+    for lengths in ((40, 24), (1, 63), (10, 20, 34)):
         total: Tensor = supervised_loss(model, batch(*lengths)).total
         total.backward()
         optimizer.step()
@@ -61,11 +61,10 @@ def losses_of_steps(model: Any) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler on this machine")
-@pytest.mark.parametrize("checkpointing", ["none", "selective"])
-def test_regionally_compiled_layers_give_the_losses_of_eager_ones(checkpointing: str) -> None:
+def test_regionally_compiled_layers_recomputing_cheap_parts_give_the_losses_of_eager_ones() -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    model = llama("regional", checkpointing)
+    model = llama("regional", "selective")
     assert losses_of_steps(model) == pytest.approx(losses_of_steps(llama(False)), rel=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # which all layers share
     assert list(model.state_dict()) == list(llama(False).state_dict())

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 from torch import nn
 
 from src.errors import UserError
@@ -31,6 +32,26 @@ def test_fused_adamw_steps_like_the_plain_one() -> None:
         for _ in range(3):
             model(torch.ones(2, 8)).square().sum().backward()
             optimizer.step()
+            optimizer.zero_grad()
+        results.append(model.weight.detach())
+    torch.testing.assert_close(*results)
+
+
+def test_with_scaled_gradients_fused_adamw_clips_and_steps_like_without_a_scale() -> None:
+    results = []
+    for scaled in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(8, 8)
+        optimizer = AdamW(lr=0.1).build(model, gradients_are_scaled=scaled)
+        scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+        for _ in range(3):
+            loss = model(torch.ones(2, 8)).square().sum()
+            scaler.scale(loss).backward()
+            if not _optimizer_handles_unscaling(optimizer):  # what Lightning does before it clips
+                scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()
         results.append(model.weight.detach())
     torch.testing.assert_close(*results)

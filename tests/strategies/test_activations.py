@@ -85,13 +85,15 @@ def kept_estimate(plan: Plan) -> int:
     """
     parts = estimate_activations(SHAPE, plan)
     copies = parts.weight_copies
+    if copies and plan.checkpointing.every:  # those of layers that are computed again are made again
+        again = -(-SHAPE.layers // plan.checkpointing.every)
+        copies -= again * SHAPE.layer_linear_parameters * plan.compute_bytes * (plan.adapter is None)
     without_loss = plan.micro_batch * SHAPE.vocabulary * 4
     elsewhere = without_loss + plan.tokens * 16
     if plan.attention != "varlen":
         elsewhere += plan.micro_batch * plan.length**2
     if plan.checkpointing.every == 1:
         elsewhere += plan.tokens * 2 * SHAPE.head_dim * plan.residual_bytes
-        copies = min(copies, SHAPE.embedding_parameters * plan.compute_bytes)  # the head's; the layers' are made again
     head = head_input_bytes(SHAPE, plan) if plan.adapter is None else 0  # a frozen head needs no input
     if plan.autocast and plan.adapter is None:
         head -= plan.tokens * SHAPE.hidden_size * plan.residual_bytes  # only its 16-bit copy is kept
