@@ -37,7 +37,8 @@ from src.strategies.checkpoint_io import StreamedCheckpointIO
 from src.strategies.children import end_with_starter
 from src.strategies.environments import cluster_environment
 from src.strategies.hardware import Hardware, check_hardware, suitable_precision
-from src.strategies.launch import find_launch, launch_this_job, leave, meet, quiet_other_ranks
+from src.strategies.launch import find_launch, meet, quiet_other_ranks
+from src.sweeps import run_apart
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,7 @@ def main(cfg: DictConfig) -> float | None:
     if is_sweep_job() and starts_processes(cfg):
         return optimized(run_apart(), cfg.get("optimized_metric"))
     quiet_other_ranks()
-    launch_this_job(cfg.paths.output_dir)
-    try:
-        metrics = train(cfg)
-    finally:
-        leave()
+    metrics = train(cfg)
     return optimized(metrics, cfg.get("optimized_metric"))
 
 

@@ -1,7 +1,7 @@
 """Small training sets with the lengths that real text has, for `benchmarks/training.py`.
 
-Few segments, so that a short run reads every one of them exactly once, packed by us and padded by the peer: the number
-is chosen so that both make whole optimizer steps of it.
+Few segments, so that a short run reads every one of them exactly once, packed by us and padded by the peer: they are
+chosen so that both make whole optimizer steps of them.
 """
 
 import gzip
@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from src.shards.source import Source
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
 HELD_OUT = 16  # segments or examples
+STEP_TOLERANCE = 0.12  # how far apart, as a logarithm, the real tokens of our steps and the peer's may lie
 MOST_TOKENS_AT_ONCE = 3072  # of ours: rows of a micro-batch
 
 
@@ -37,7 +37,7 @@ MOST_TOKENS_AT_ONCE = 3072  # of ours: rows of a micro-batch
 class Plan:
     """How one pass over a small set is cut into optimizer steps of about as many real tokens by us and by the peer.
 
-    segments: how many there are.
+    segments: which of those there are.
     steps, rows: our optimizer steps, and packed rows in each.
     micro_batch: rows that go through the model at once.
     peer_steps, peer_accumulation: the peer's.
@@ -45,7 +45,7 @@ class Plan:
         whole source and not only what of it is trained on.
     """
 
-    segments: int
+    segments: slice
     steps: int
     rows: int
     micro_batch: int
@@ -67,27 +67,29 @@ class SmallSet:
 
 
 def plan(lengths: NDArray[np.integer], max_length: int, batch: int, peer_steps: int) -> Plan:
-    """Choose how many of the segments, taken in their order, are trained on.
+    """Choose which of the segments, neighbours in their random order, are trained on.
 
     Args:
         lengths: tokens of each segment there is, in random order.
         max_length: of a packed row.
         batch: segments that the peer pads and runs at once.
-        peer_steps: about how many optimizer steps of it are wanted.
+        peer_steps: optimizer steps of the peer that are wanted.
     """
     mean = float(lengths.mean())
     fill = float(lengths.sum() / max_length / len(pack(lengths, max_length)))
-    options = [(a, max(1, round(a * batch * mean / (fill * max_length)))) for a in (1, 2)]
-    accumulation, rows = min(options, key=lambda o: abs(np.log(o[1] * fill * max_length / (o[0] * batch * mean))))
-    whole = accumulation * batch
-    for steps in count(peer_steps):
-        made = len(pack(lengths[: steps * whole], max_length))
-        if made % rows == 0:
+    for accumulation in (1, 2):
+        rows = max(1, round(accumulation * batch * mean / (fill * max_length)))
+        if abs(np.log(rows * fill * max_length / (accumulation * batch * mean))) < STEP_TOLERANCE:
             break
-        if steps * whole > len(lengths):
-            raise SystemExit(f"{len(lengths)} segments of {mean:.0f} tokens can't be shared out: give fewer --steps")
+    size = peer_steps * accumulation * batch
+    packed = (len(pack(lengths[first : first + size], max_length)) for first in range(len(lengths) - size + 1))
+    found = next(((first, made) for first, made in enumerate(packed) if made % rows == 0), None)
+    if found is None:
+        raise SystemExit(f"{len(lengths)} segments of {mean:.0f} tokens can't be shared out: give fewer --rounds")
+    first, made = found
     micro = max(m for m in range(1, rows + 1) if rows % m == 0 and (m == 1 or m * max_length <= MOST_TOKENS_AT_ONCE))
-    return Plan(steps * whole, made // rows, rows, micro, steps, accumulation, fill, padded_fill(lengths, batch))
+    chosen = slice(first, first + size)
+    return Plan(chosen, made // rows, rows, micro, peer_steps, accumulation, fill, padded_fill(lengths, batch))
 
 
 def padded_fill(lengths: NDArray[np.integer], batch: int) -> float:
@@ -113,7 +115,7 @@ def pretraining_set(
     held_out, chosen = chosen[:HELD_OUT], chosen[HELD_OUT:]
     cut = plan(source.lengths_of(chosen), max_length, batch, peer_steps)
     name = f"{language}_short" if short else language
-    _write(source, {"train": chosen[: cut.segments], "validation": held_out}, scratch / name / language)
+    _write(source, {"train": chosen[cut.segments], "validation": held_out}, scratch / name / language)
     kind = "documents that are one segment" if short else "all documents"
     mean = float(source.lengths_of(chosen).mean())
     what = f"{kind} of {corpus.name}, segments of at most {max_length} tokens, {mean:.0f} on average"
@@ -139,7 +141,7 @@ def instruction_set(
     folder = scratch / "instructions"
     folder.mkdir()
     files = {name: folder / f"{name}.jsonl" for name in ("train", "validation")}
-    for name, indices in (("train", chosen[: cut.segments]), ("validation", held_out)):
+    for name, indices in (("train", chosen[cut.segments]), ("validation", held_out)):
         lines = (json.dumps(records[index], ensure_ascii=False) + "\n" for index in indices)
         files[name].write_text("".join(lines), encoding="utf-8")
     what = f"{len(records)} records of {file.name}, {np.mean(lengths):.0f} tokens on average"

@@ -73,6 +73,7 @@ class SweepTable(Callback):
             sys.exit(2)
         # Jobs in new processes, wherever they were started, find the project.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's database, which lists its own plugins
         storage = OmegaConf.select(config, "hydra.sweeper.storage")
         if isinstance(storage, str) and storage.startswith("sqlite:///"):
             Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ NOT_OF_TRAINING = {
     "hydra",
     "paths",
     "experiment",
+    "hparams_search",  # tests/end_to_end/test_sweeps.py
     "corpus",
     "cleaning",
     "dedup",

@@ -77,13 +77,14 @@ class Heartbeats:
         self.interval_s, self.timeout_s = interval_s, timeout_s
         self.idle_beats = 0
         self._host, self._started = socket.gethostname(), process_start(os.getpid()) or ""
-        self._number = self._position = self._step = self._lost = 0
+        self._number = self._position = self._step = self._unanswered = 0
         self._phase = "setting up"
         self._state = RUNNING
         self._ending = threading.Event()
         self._stopped = threading.Event()
         self._main = threading.main_thread().ident
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._clock = threading.Thread(target=self._count, name="watchdog's clock", daemon=True)
 
     # For the main thread
 
@@ -92,6 +93,7 @@ class Heartbeats:
         self._beat()
         self._dump_later()
         self._thread.start()
+        self._clock.start()
 
     def progress(self, phase: str, step: int, common: bool = True) -> None:
         """Something was finished and ``phase`` begins.
@@ -148,25 +150,29 @@ class Heartbeats:
         if decided or self._ending.is_set():
             self._thread.join(_DEAD_S + 10 * self.interval_s)
 
-    # For the watching thread
+    # For the watching threads
 
     def _run(self) -> None:
         while not self._stopped.wait(self.interval_s):
-            self.idle_beats += 1
-            self._dump_later()
             try:
                 self._beat()
                 self._look()
                 self.every_beat()
-                self._lost = 0
-            except RuntimeError as error:  # torch's errors of stores are RuntimeErrors
-                self._lost += 1
-                idle = self._idle_s()
-                if self._lost >= 3 and idle >= min(_LOST_S, self.timeout_s) and not self._stopped.is_set():
-                    self._end(
-                        f"the store of the run, with rank 0 or its launcher, does not answer and nothing has moved for "
-                        f"{idle:.0f} s ({error})"
-                    )
+                self._unanswered = 0
+            except RuntimeError:  # torch's errors of stores are RuntimeErrors
+                log.debug("the store of the run does not answer", exc_info=True)
+
+    def _count(self) -> None:
+        """Count time, and end the process where the store does not answer: some of its calls then wait for ever."""
+        while not self._stopped.wait(self.interval_s):
+            self.idle_beats += 1
+            self._unanswered += 1
+            self._dump_later()
+            if self._unanswered >= 4 and self._idle_s() >= min(_LOST_S, self.timeout_s) and not self._ending.is_set():
+                self._end(
+                    "the store of the run, with rank 0 or its launcher, does not answer and nothing has moved for "
+                    f"{self._idle_s():.0f} s"
+                )
 
     def every_beat(self) -> None:
         """What else a subclass does at each beat."""
@@ -222,11 +228,11 @@ class Heartbeats:
     def _judge(self) -> None:
         """Find the ranks that all others wait for, and end the run if they have had their time."""
         before = {beat.rank: beat for beat in self._beats(range(self.world_size))}
+        self._unanswered = 0
         for _ in range(3):
             if self._stopped.wait(self.interval_s):
                 return
             self._beat()
-            self._dump_later()
         beats = self._beats(range(self.world_size))
         running = [beat for beat in beats if beat.state == RUNNING]
         silent = [b for b in running if b.rank in before and b.number == before[b.rank].number]
@@ -266,7 +272,7 @@ class Heartbeats:
         self._obey(json.loads(self.store.compare_set("verdict", "", mine)))
 
     def _obey(self, verdict: dict[str, Any]) -> None:
-        faulthandler.cancel_dump_traceback_later()
+        silent = self._beats(verdict["silent"])  # nothing is asked of the store any more: rank 0 may go with it
         if self.rank in (0, verdict["by"]):
             log.error("%s", verdict["text"])
         if verdict["dead"]:
@@ -275,9 +281,10 @@ class Heartbeats:
         elif self.rank in verdict["named"] or not verdict["named"]:
             dump_stacks(f"stacks of rank {self.rank}, {self._own().doing}:")
         self._ending.set()
+        faulthandler.cancel_dump_traceback_later()
         # Rank 0 may hold the store, where the others still have to read the verdict.
         time.sleep((4 if self.rank == 0 else 2) * self.interval_s)
-        for beat in self._beats(verdict["silent"]):
+        for beat in silent:
             if beat.host == self._host and process_start(beat.process) == beat.started:
                 os.kill(beat.process, signal.SIGKILL)  # stopped, or stuck where its own thread can't run
         self._end(None)

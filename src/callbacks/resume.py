@@ -97,7 +97,7 @@ def run_folder(runs: str, new: str, ckpt_path: str | None) -> str:
 
 def set_aside(folder: Path) -> None:
     """Keep the metrics file of a run that goes on in this folder from `CSVLogger`, which would remove it."""
-    if (metrics := folder / _METRICS).exists():
+    if (metrics := folder / _METRICS).exists() and not _aside(folder).exists():
         metrics.replace(_aside(folder))
 
 

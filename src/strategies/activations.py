@@ -122,7 +122,9 @@ def logits_bytes(shape: Architecture, plan: Plan) -> int:
 
 def gradient_bytes(shape: Architecture, plan: Plan) -> int:
     """Gradients on the way through a layer's MLP: of its two products' factors, and of the residual stream."""
-    return plan.tokens * (2 * shape.intermediate_size * plan.compute_bytes + 2 * shape.hidden_size * plan.residual_bytes)
+    return plan.tokens * (
+        2 * shape.intermediate_size * plan.compute_bytes + 2 * shape.hidden_size * plan.residual_bytes
+    )
 
 
 def _norm(shape: Architecture, plan: Plan) -> float:

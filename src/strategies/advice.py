@@ -41,7 +41,9 @@ def advice(shape: Architecture, plan: Plan, device: Gpu) -> str:
         if step is None:
             return "nothing that can be changed here is enough: take a smaller model or GPUs with more memory"
         together, plan = [*together, step[0]], step[1]
-    final = {part.partition("=")[0]: part for change in together for part in change.split()}  # the last word on each setting
+    final = {
+        part.partition("=")[0]: part for change in together for part in change.split()
+    }  # the last word on each setting
     return f"no single change is enough, these together are: {' '.join(final.values())} ({need(plan) / GIB:.1f} GiB)"
 
 

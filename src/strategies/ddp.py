@@ -1,4 +1,4 @@
-"""Data parallelism: every process holds the whole model and gradients are averaged (Li et al. 2020, arXiv:2006.15704)."""
+"""Data parallelism: every process holds the whole model, gradients are averaged (Li et al. 2020, arXiv:2006.15704)."""
 
 from datetime import timedelta
 from typing import Any

@@ -170,18 +170,19 @@ class ZeroStrategy(DeepSpeedStrategy):
 
 def _discard(zero: Any, step: Callable[[], Any]) -> None:
     """Drop the accumulated gradients of a ZeRO optimizer the way it does itself when their norm is infinite."""
-    norms = "_get_norm_groups" if hasattr(zero, "_get_norm_groups") else "scaled_global_norm"  # stage 3, stages 1 and 2
-    scaler = dict(vars(zero.loss_scaler))
-    had_check = getattr(zero, "check_grad_overflow", None)
     infinity = torch.tensor(torch.inf, device=zero.device)
-    setattr(zero, norms, lambda: [infinity] if norms == "_get_norm_groups" else infinity)
+    is_stage_3 = hasattr(zero, "_get_norm_groups")
+    norms = "_get_norm_groups" if is_stage_3 else "scaled_global_norm"
+    had_check = getattr(zero, "check_grad_overflow", None)
+    setattr(zero, norms, lambda: [infinity] if is_stage_3 else infinity)
     zero.check_grad_overflow = True  # or stages 1 and 2 ignore the norm in bf16
+    zero.loss_scaler.update_scale = lambda overflow: None  # it is no overflow
     try:
         step()
     finally:
         delattr(zero, norms)
+        del zero.loss_scaler.update_scale
         zero.check_grad_overflow = had_check
-        vars(zero.loss_scaler).update(scaler)  # it was no overflow
         zero._global_grad_norm = None
 
 
@@ -216,7 +217,8 @@ def partition_while_loading(strategy: Strategy | None) -> Iterator[Any]:
     from transformers.integrations import HfDeepSpeedConfig
 
     assert isinstance(strategy.config, dict)
-    yield HfDeepSpeedConfig({**strategy.config, "train_micro_batch_size_per_gpu": 1})
+    alive = HfDeepSpeedConfig({**strategy.config, "train_micro_batch_size_per_gpu": 1})
+    yield alive
 
 
 @contextmanager

@@ -267,8 +267,8 @@ def saved_names(path: Path) -> Mapping[str, Any]:
 
     if not is_sharded_checkpoint(path):
         raise UserError(
-            f"checkpoint '{path}' was not written by trainer=fsdp2: resume with the trainer that wrote it, or export it "
-            "with scripts/export.py and start a new run with model=FOLDER"
+            f"checkpoint '{path}' was not written by trainer=fsdp2: resume with the trainer that wrote it, or export "
+            "it with scripts/export.py and start a new run with model=FOLDER"
         )
     return dcp.FileSystemReader(path).read_metadata().state_dict_metadata
 

@@ -118,8 +118,8 @@ def _check_by_hand(num_nodes: int) -> None:
         return
     if "SLURM_JOB_ID" in os.environ:
         raise UserError(
-            f"this run spreads over {num_nodes} nodes and was started once in a Slurm job: start it with srun, one task "
-            "for each GPU, as scripts/launch/pretrain_zh.sbatch does"
+            f"this run spreads over {num_nodes} nodes and was started once in a Slurm job: start it with srun, one "
+            "task for each GPU, as scripts/launch/pretrain_zh.sbatch does"
         )
     raise UserError(
         f"this run spreads over {num_nodes} nodes and nothing says which one this is: start it on each node with srun, "

@@ -17,7 +17,6 @@ import logging
 import os
 import re
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 29500
 DEFAULT_TIMEOUT_S = 600.0
-_SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_AT_START = {name: os.environ.get(name) for name in (*_SET_BY_LAUNCHERS, "TORCHELASTIC_USE_AGENT_STORE")}
 
 _store: Store | None = None
 _meetings = 0
@@ -81,9 +78,7 @@ def _launched_by_variables() -> Launch:
     local_world_size = int(env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or world_size)
     node_rank = env.get("GROUP_RANK") or env.get("CROSS_RANK") or env.get("NODE_RANK") or rank // local_world_size
     port = int(env.get("MASTER_PORT", DEFAULT_PORT))
-    return Launch(
-        launcher, rank, local_rank, int(node_rank), world_size, local_world_size, env["MASTER_ADDR"], port
-    )
+    return Launch(launcher, rank, local_rank, int(node_rank), world_size, local_world_size, env["MASTER_ADDR"], port)
 
 
 def _launched_by_srun() -> Launch:
@@ -179,8 +174,8 @@ def _collect(store: Store, mine: str, count: int, name: str, timeout_s: float) -
         if missing and time.monotonic() > deadline:
             shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
             return (
-                f"{len(missing)} of {count} {name}s have not come to {_where()} within {timeout_s:g} s, {name} {shown}: "
-                "look at their output, and whether they can reach that address"
+                f"{len(missing)} of {count} {name}s have not come to {_where()} within {timeout_s:g} s, {name} {shown}:"
+                " look at their output, and whether they can reach that address"
             )
         time.sleep(0.05 if missing else 0)
     return ""
@@ -252,21 +247,6 @@ def start_time(form: str) -> str:
     return agreed(f"start_time/{form}", lambda: datetime.now().strftime(form))
 
 
-def leave() -> None:
-    """Forget the processes of a finished job, so that the next one of a sweep can start its own."""
-    import torch
-
-    if find_launch() is not None and _AT_START["RANK"] is not None:
-        return  # the launcher's processes stay for the whole sweep
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    for name, value in _AT_START.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-
 class RankFilter(logging.Filter):
     """Puts the rank in front of messages of processes other than 0."""
 
@@ -290,17 +270,3 @@ def quiet_other_ranks() -> None:
     for handler in root.handlers:
         if not any(isinstance(one, RankFilter) for one in handler.filters):
             handler.addFilter(RankFilter(rank))
-
-
-def launch_this_job(run_folder: str) -> None:
-    """Let the processes that Lightning starts run this job of a sweep, in its folder, and not the whole sweep again."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import open_dict, read_write
-
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-        return
-    job = HydraConfig.get()
-    sys.argv[1:] = list(job.overrides.task)
-    with read_write(job), open_dict(job):
-        job.run.dir = run_folder

@@ -75,7 +75,9 @@ class Plan:
     def __post_init__(self) -> None:
         for name, known in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
-                raise UserError(f"{name} '{getattr(self, name)}' can't be estimated: expected one of {', '.join(known)}")
+                raise UserError(
+                    f"{name} '{getattr(self, name)}' can't be estimated: expected one of {', '.join(known)}"
+                )
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise UserError(
                 f"quantization '{self.quantization}' can't be estimated: expected one of {', '.join(QUANTIZATIONS)}"
@@ -145,4 +147,3 @@ class Plan:
         if self.strategy == "fsdp2":
             return self.compute_bytes
         return self.weight_bytes
-

@@ -332,7 +332,9 @@ def _rows_per_epoch(cfg: DictConfig, spec: ModelSpec, notes: list[str]) -> int |
     except UserError as missing:
         given = cfg.preflight.rows_per_epoch
         if given:
-            notes.append(f"rows of an epoch: preflight.rows_per_epoch, because the data can't be counted here ({missing})")
+            notes.append(
+                f"rows of an epoch: preflight.rows_per_epoch, because the data can't be counted here ({missing})"
+            )
         else:
             notes.append(f"the steps of an epoch are not known here ({missing})")
         return int(given) if given else None

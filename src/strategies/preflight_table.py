@@ -92,7 +92,9 @@ def strategy_name(found: Preflight) -> str:
     plan = found.plan
     names = {"single": "one process", "ddp": "DDP", "fsdp2": "FSDP2"}
     name = names.get(plan.strategy, f"ZeRO-{plan.stage}")
-    kept = [what for what, there in (("optimizer", plan.offload_optimizer), ("weights", plan.offload_parameters)) if there]
+    kept = [
+        what for what, there in (("optimizer", plan.offload_optimizer), ("weights", plan.offload_parameters)) if there
+    ]
     return f"{name}, {' and '.join(kept)} in host memory" if kept else name
 
 

@@ -7,6 +7,7 @@ parameter after parameter; it holds all weights until the last is handed out. Ei
 one process would start with.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -25,7 +26,11 @@ Rows = Callable[[int, int], Tensor]  # rows start to end of a tensor on disk
 
 
 def build_sharded(
-    strategy: FullyShard, build: Callable[[], nn.Module], spec: ModelSpec, random: bool, depends_on_weights: bool = False
+    strategy: FullyShard,
+    build: Callable[[], nn.Module],
+    spec: ModelSpec,
+    random: bool,
+    depends_on_weights: bool = False,
 ) -> nn.Module:
     """The model that ``build`` makes, sharded, with the weights that one process would have.
 
@@ -80,10 +85,15 @@ def readable_rows(folder: Path) -> dict[str, tuple[tuple[int, ...], Rows]]:
     found: dict[str, tuple[tuple[int, ...], Rows]] = {}
     for name in names:
         file: Any = safe_open(folder / name, framework="pt")  # mapped, not read
-        for key in file.keys():  # noqa: SIM118: it is no dict
+        for key in file.offset_keys():
             tensor = file.get_slice(key)
-            found[key] = (tuple(tensor.get_shape()), lambda start, end, tensor=tensor: tensor[start:end])
+            found[key] = (tuple(tensor.get_shape()), functools.partial(_rows, tensor))
     return found
+
+
+def _rows(tensor: Any, start: int, end: int) -> Tensor:
+    rows: Tensor = tensor[start:end]
+    return rows
 
 
 def _matches(files: dict[str, tuple[tuple[int, ...], Rows]], name: str, parameter: Tensor) -> bool:

@@ -151,7 +151,7 @@ def restore(engine: Any, checkpoint: ZeroCheckpoint) -> dict[str, Any]:
     """Put a checkpoint of any layout into a DeepSpeed engine; returns Lightning's part of it.
 
     Raises:
-        UserError: the checkpoint and the engine train different parameters.
+        UserError: the checkpoint and the engine train different parameters, or the engine keeps its states on NVMe.
     """
     trained = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
     saved = checkpoint.shapes()
@@ -163,6 +163,12 @@ def restore(engine: Any, checkpoint: ZeroCheckpoint) -> dict[str, Any]:
             "among them: resume with the model and adapter settings it was made with"
         )
     zero = engine.optimizer
+    if getattr(zero, "swap_optimizer", False):
+        raise UserError(
+            f"checkpoint '{checkpoint.folder}' was saved by {checkpoint.processes} processes under ZeRO-"
+            f"{checkpoint.stage}, and optimizer states on NVMe can't be shared out anew: resume it there, or give "
+            "trainer.strategy.offload_optimizer_device=cpu"
+        )
     is_stage_3 = hasattr(zero, "fp32_partitioned_groups_flat")
     if is_stage_3:
         zero.checkpoint_event_prologue()  # small parameters are kept whole between steps

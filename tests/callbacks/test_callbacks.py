@@ -1,4 +1,4 @@
-"""The loss curve survives a checkpoint, and the tracker knows whether somebody is logged in."""
+"""The loss curve survives a checkpoint, shown numbers are short, and the tracker knows whether somebody is logged in."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 from src.callbacks.loggers import is_logged_in
 from src.callbacks.loss_curve import LossCurve
+from src.callbacks.progress import shown_metrics
 
 
 def test_a_loss_curve_is_a_picture_and_part_of_the_checkpoint(tmp_path: Path) -> None:
@@ -30,3 +31,21 @@ def test_a_login_is_found_in_the_environment_or_netrc_only(tmp_path: Path, monke
     assert not is_logged_in()
     monkeypatch.setenv("WANDB_API_KEY", "key")
     assert is_logged_in()
+
+
+def test_shown_numbers_are_short() -> None:
+    class Seen:
+        world_size = 2
+        logged_metrics = {
+            "train/loss": 3.14159,
+            "train/zh/loss": 3.5,
+            "train/en/loss": 2.5,
+            "train/skipped_steps": 0.0,
+            "throughput/tokens_per_s_per_device": 1234.5,
+            "throughput/mfu": 0.4123,
+            "throughput/eta_s": 3725.4,
+        }
+
+    shown = shown_metrics(Seen())  # type: ignore[arg-type]
+    assert shown["loss"] == "3.142" and shown["zh"] == "3.5" and shown["mfu"] == "41.2%" and shown["eta"] == "1:02:05"
+    assert "skipped" not in shown and shown["tok/s/device"] == "1234"  # half to even, as Python rounds

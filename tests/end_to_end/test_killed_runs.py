@@ -188,3 +188,24 @@ def test_a_run_goes_on_with_another_number_of_processes(
 
 def numbers(rows: list[dict[str, Any]], column: str) -> list[float]:
     return [float(row[column]) for row in rows if row[column]]
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_on_a_checkpoint_that_failed_and_on_stopping(
+    llama_tiny: ModelSpec, instructions: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    settings = command(folder, instructions, *DDP, "callbacks.last.max_failures=9", "callbacks.export=null")
+    with (folder / "out").open("w") as out:  # no file of more than 100 × 1024 bytes: only checkpoints are larger
+        limited = ["bash", "-c", 'ulimit -f 100; exec "$0" "$@"', *settings, "callbacks.best=null"]
+        process = psutil.Popen(limited, stdout=out, stderr=out, env=ENVIRONMENT)
+    wait_for_step(folder, 9, process)
+    family = process.children(recursive=True)
+    process.send_signal(signal.SIGTERM)  # the other rank is not told by anybody else
+    assert process.wait(60) == 2
+    assert not psutil.wait_procs(family, timeout=20)[1]
+    said = (folder / "out").read_text()
+    assert "the checkpoint of step 8 could not be written (File too large)" in said and "training goes on" in said
+    assert "error: the checkpoint of step" in said and "the last good one is none" in said
+    assert not list((folder / "checkpoints").iterdir())

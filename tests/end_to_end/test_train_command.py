@@ -57,7 +57,7 @@ def tiny(instructions: Path, folder: Path, *more: str) -> list[str]:
 def test_help_shows_examples_and_groups() -> None:
     shown = run("--help").stdout
     assert "python train.py experiment=pretrain_demo" in shown
-    assert "trainer=cpu: cpu, ddp, deepspeed_zero3, default, gpu, v100x24" in shown
+    assert "trainer=cpu: cpu, ddp, deepspeed_zero2, deepspeed_zero3, default, fsdp2, gpu, v100x24" in shown
     assert "smollm2_135m" in shown
 
 

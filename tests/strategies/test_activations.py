@@ -148,9 +148,10 @@ def test_fewer_activations_are_kept_the_more_is_computed_again() -> None:
 def test_selective_checkpointing_keeps_what_pytorch_keeps(precision: str) -> None:
     """Its caches are no saved tensors, so the kept outputs are counted as they are made."""
     plan = replace(PLAN, precision=precision, activation_checkpointing="selective")
-    kept = estimate_activations(SHAPE, plan).kept - estimate_activations(
-        SHAPE, replace(plan, activation_checkpointing="full")
-    ).kept
+    kept = (
+        estimate_activations(SHAPE, plan).kept
+        - estimate_activations(SHAPE, replace(plan, activation_checkpointing="full")).kept
+    )
     tokens = plan.tokens
     queries, keys = 64, 32
     outputs = [queries, keys, keys, queries, 64, 160, 160, 64]  # q, k, v, attention, o, gate, up, down

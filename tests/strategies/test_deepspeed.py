@@ -5,6 +5,9 @@ goes on with what two saved (`afterwards`); see `zero_worker`. The references ru
 """
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from src.command import ROOT
 from src.models.export import export_checkpoint, export_model
 from src.models.load import load_model, load_tokenizer
 from src.models.spec import ModelSpec
@@ -300,3 +304,30 @@ def test_a_consolidated_adapter_is_the_one_in_memory(plan: Plan, pair: Path, pre
     wanted, found = adapter_names(torch.load(pair / "zero3_lora.pt")), exported(folder, "adapter_model")
     assert wanted.keys() == found.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_command_line_starts_the_processes_itself(pretrained: Path, instructions: Path, tmp_path: Path) -> None:
+    settings = [
+        "data.max_length=64",
+        "data.micro_batch_size=1",
+        "data.global_batch_size=4",
+        "trainer.precision=32-true",
+    ]
+    settings += ["trainer.max_steps=2", "trainer.val_every_n_steps=2", "callbacks.samples=null", "logger=csv"]
+    settings += ["trainer=deepspeed_zero3", "trainer.accelerator=cpu", "trainer.devices=2", "validate_before=true"]
+    data = [f"model='{pretrained}'", f"data.train='{instructions}'", f"hydra.run.dir='{tmp_path / 'run'}'"]
+    environment = {key: value for key, value in os.environ.items() if key != "DS_ACCELERATOR"} | {
+        "OMP_NUM_THREADS": "1"
+    }
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "experiment=sft_demo", *settings, *data],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["val/loss"] < metrics["before/val/loss"]  # validating first leaves an engine without an optimizer
+    assert (tmp_path / "run" / "export" / "adapter_model.safetensors").is_file()

@@ -191,7 +191,9 @@ class TestTwoProcesses:
 
     @pytest.mark.parametrize("run", ["fsdp2_other", "fsdp2_replicas"])
     def test_other_layouts_compute_the_same(self, one: Path, pair: Path, run: str) -> None:
-        assert zero_worker.losses(pair / run) == pytest.approx(zero_worker.losses(one / "one_pretrained")[:HALF], abs=1e-5)
+        assert zero_worker.losses(pair / run) == pytest.approx(
+            zero_worker.losses(one / "one_pretrained")[:HALF], abs=1e-5
+        )
 
     def test_bf16_stays_near_one_process_and_keeps_fp32_pieces(self, one: Path, pair: Path) -> None:
         alone, both = zero_worker.losses(one / "one_bf16"), zero_worker.losses(pair / "fsdp2_bf16")

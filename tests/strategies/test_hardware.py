@@ -46,7 +46,7 @@ def test_several_nodes_need_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_RANK", "1")
     assert check_hardware("cpu", 1, 3).world_size == 3
     monkeypatch.setenv("NODE_RANK", "3")
-    with pytest.raises(UserError, match="NODE_RANK=3 and trainer.num_nodes=3: nodes are numbered from 0 to 2"):
+    with pytest.raises(UserError, match=r"NODE_RANK=3 and trainer\.num_nodes=3: nodes are numbered from 0 to 2"):
         check_hardware("cpu", 1, 3)
 
 
@@ -67,7 +67,9 @@ def test_a_launcher_that_started_another_number_is_named(
     devices: int | str, num_nodes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launched(monkeypatch, 6, 2)
-    with pytest.raises(UserError, match=r"torchrun started 6 processes, 2 on .* give trainer.num_nodes=3 trainer.devices=2"):
+    with pytest.raises(
+        UserError, match=r"torchrun started 6 processes, 2 on .* give trainer.num_nodes=3 trainer.devices=2"
+    ):
         check_hardware("cpu", devices, num_nodes)
 
 

@@ -118,7 +118,9 @@ def free_port() -> int:
         return port
 
 
-def process(port: int, nodes: int, devices: int, name: str, timeout_s: float, **variables: str) -> subprocess.Popen[str]:
+def process(
+    port: int, nodes: int, devices: int, name: str, timeout_s: float, **variables: str
+) -> subprocess.Popen[str]:
     environment = {**os.environ, **variables, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     arguments = [str(nodes), str(devices), str(timeout_s), name]
     return subprocess.Popen(
@@ -168,7 +170,9 @@ def test_a_process_that_does_not_come_is_named() -> None:
 def test_a_first_process_that_does_not_come_is_an_error_after_the_timeout() -> None:
     port = free_port()
     (line,) = last_lines(process(port, 1, 2, "", 2, **of_world(1, 2)))
-    assert f"gets no answer from rank 0 at 127.0.0.1:{port} within 2 s" in line and line.startswith("error: [rank 1 on ")
+    assert f"gets no answer from rank 0 at 127.0.0.1:{port} within 2 s" in line and line.startswith(
+        "error: [rank 1 on "
+    )
 
 
 @pytest.mark.slow
