@@ -129,22 +129,21 @@ def instruction_set(
     """Records of an instruction file, rendered by the model's own template, a random choice."""
     tokenizer = load_tokenizer(spec)
     template = load_template(spec.template, tokenizer)
-    records, lengths = [], []
-    for record in read_records(file):
-        encoded, _ = encode_records(file, [record], template, tokenizer, max_length)
-        if len(encoded.lengths):
-            records.append(record)
-            lengths.append(int(encoded.lengths[0]))
-    order = np.random.default_rng(SEED).permutation(len(records))
+    records = list(read_records(file))
+    encoded, report = encode_records(file, records, template, tokenizer, max_length=1 << 20)
+    if report.bad:
+        raise SystemExit(f"{file} has malformed records, {report.first_bad}: mend or remove them")
+    lengths = encoded.lengths
+    order = np.random.default_rng(SEED).permutation(np.flatnonzero(lengths <= max_length))
     held_out, chosen = order[:HELD_OUT], order[HELD_OUT:]
-    cut = plan(np.array(lengths)[chosen], max_length, batch, peer_steps)
+    cut = plan(lengths[chosen], max_length, batch, peer_steps)
     folder = scratch / "instructions"
     folder.mkdir()
     files = {name: folder / f"{name}.jsonl" for name in ("train", "validation")}
     for name, indices in (("train", chosen[cut.segments]), ("validation", held_out)):
         lines = (json.dumps(records[index], ensure_ascii=False) + "\n" for index in indices)
         files[name].write_text("".join(lines), encoding="utf-8")
-    what = f"{len(records)} records of {file.name}, {np.mean(lengths):.0f} tokens on average"
+    what = f"{len(records)} records of {file.name}, {lengths.mean():.0f} tokens on average"
     overrides = ["data=sft", f"data.max_length={max_length}", *(f"data.{name}={path}" for name, path in files.items())]
     return SmallSet("instructions", what, cut, overrides, {})
 

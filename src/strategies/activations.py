@@ -107,9 +107,9 @@ def head_input_bytes(shape: Architecture, plan: Plan) -> int:
 def logits_bytes(shape: Architecture, plan: Plan) -> int:
     """Logits at their most, with the gradient of a trained head where it is formed chunk by chunk.
 
-    All at once they take three float32 tensors in the backward pass: log-softmax, its gradient and theirs. A chunk takes
-    its logits, their softmax in float32 and a gradient in the type of the products; the head's gradient is summed in
-    float32 and multiplied into a second one (`src.modules.fused_loss`).
+    All at once they take three float32 tensors in the backward pass: log-softmax, its gradient and theirs. A chunk
+    takes its logits, their softmax in float32 and a gradient in the type of the products; the head's gradient is summed
+    in float32 and multiplied into a second one (`src.modules.fused_loss`).
     """
     if plan.loss == "full":
         return plan.tokens * shape.vocabulary * 3 * FLOAT32
@@ -151,7 +151,8 @@ def _adapter_inputs(shape: Architecture, plan: Plan) -> float:
     """What peft's adapters keep: an input for lora_A, its small output for lora_B, a mask where there is dropout."""
     assert plan.adapter is not None
     targets = [name for name in shape.linear_shapes if name in plan.adapter.target_modules]
-    casts = plan.trained_bytes == FLOAT32 and plan.compute_bytes < FLOAT32 or plan.autocast  # a copy for each adapter
+    # peft casts the input for each adapter, which leaves a copy
+    casts = plan.autocast or (plan.trained_bytes == FLOAT32 and plan.compute_bytes < FLOAT32)
     total = 0.0
     shared: set[str] = set()
     for name in targets:
@@ -191,7 +192,7 @@ def _mlp(shape: Architecture, plan: Plan) -> float:
 
 
 def _weight_copies(shape: Architecture, plan: Plan, whole_layers: int) -> tuple[int, int]:
-    """16-bit copies of float32 weights: those that layers keep for the backward pass, and all at the end of the forward.
+    """16-bit copies of float32 weights: those that layers keep for the backward pass, and all as the forward pass ends.
 
     Autocast caches copies of trained weights until the forward pass ends; a layer that is not computed again keeps its
     copies until then anyway.

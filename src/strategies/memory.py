@@ -200,7 +200,7 @@ def _deepspeed_states(plan: Plan, trained: int, frozen: int) -> _States:
 def _fsdp2_states(shape: Architecture, plan: Plan, trained: int, frozen: int) -> _States:
     """PyTorch's FSDP2: pieces in float32 under mixed precision, whole gradients of two layers on the way.
 
-    With ``whole_gradients`` each device keeps float32 gradients of all that is trained until the step's last micro-batch.
+    With ``whole_gradients`` a device keeps float32 gradients of all that is trained until the last micro-batch.
     """
     width = FLOAT32 if plan.precision.endswith("mixed") else plan.trained_bytes
     pieces = plan.pieces

@@ -202,7 +202,7 @@ def plan_of(cfg: DictConfig, device: Gpu, notes: list[str]) -> Plan:
 
 
 def _device(cfg: DictConfig, notes: list[str]) -> Gpu:
-    """The GPU that ``preflight.gpu`` names, else the one of this machine, else the CPU where the run is meant for it."""
+    """The GPU that ``preflight.gpu`` names, else the one of this machine, else the CPU if the run may take it."""
     if cfg.trainer.accelerator != "cpu":
         if cfg.preflight.gpu:
             return find_gpu(cfg.preflight.gpu)
@@ -263,10 +263,10 @@ def _strategy(given: Any, world_size: int) -> tuple[str, dict[str, Any]]:
             "live_parameters": int(live),
         }
     if "FullyShard" in target:
-        offload = bool(given.get("offload"))
+        keep_on_host = bool(given.get("offload"))
         return "fsdp2", {
-            "offload_optimizer": offload,
-            "offload_parameters": offload,
+            "offload_optimizer": keep_on_host,
+            "offload_parameters": keep_on_host,
             "whole_gradients": not given.get("sync_each_micro_batch", False),
             "replicas": int(given.get("replicas", 1)),
         }

@@ -1,6 +1,7 @@
 """Packed rows of an epoch, counted without a model: from the lengths in token shards, or by encoding instructions."""
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,7 +35,7 @@ def count_rows(cfg: DictConfig, spec: ModelSpec) -> int:
 
 def _rows_of_shards(data: DictConfig) -> int:
     folder = Path(data.shards_dir)
-    sources = OmegaConf.to_container(data.sources, resolve=True) if data.get("sources") else None
+    sources: Any = OmegaConf.to_container(data.sources, resolve=True) if data.get("sources") else None
     if data.get("global_batch_distributed"):
         sources = {name: {PER_BATCH: rows} for name, rows in data.global_batch_distributed.items() if rows}
     mix = Mix.parse(sources or manifest_weights(folder), data.when_exhausted, data.global_batch_size)

@@ -1,7 +1,7 @@
 """Time of an optimizer step, from the FLOPs, a stated utilisation and the bytes that must travel.
 
-Model FLOPs as in `src.callbacks.throughput`: 6 a parameter and token, 4 for frozen ones, and attention within the causal
-triangle; what activation checkpointing computes again is time but not model FLOPs (Chowdhery et al. 2022,
+Model FLOPs as in `src.callbacks.throughput`: 6 a parameter and token, 4 for frozen ones, and attention within the
+causal triangle; what activation checkpointing computes again is time but not model FLOPs (Chowdhery et al. 2022,
 arXiv:2204.02311, appendix B). Communication volumes: Rajbhandari et al. 2019, arXiv:1910.02054, section 7: a device
 sends and receives twice the gradients under DDP and stages 1 and 2, and three times the weights under stage 3.
 """

@@ -163,7 +163,7 @@ def test_mistakes_are_said(compose_train: Compose, overrides: list[str], message
 def test_rows_are_counted_in_shards_that_are_here(compose_train: Compose, tmp_path: Path) -> None:
     lengths = np.random.default_rng(0).integers(3, 60, 500)
     write_shards(tmp_path / "shards" / "demo", lengths)
-    run = found(compose_train, "model=llama_tiny", f"mix.shards_dir='{tmp_path / 'shards'}'")
+    run = found(compose_train, "model=llama_tiny", "data.sources={demo:1}", f"mix.shards_dir='{tmp_path / 'shards'}'")
     assert run.rows_per_epoch == len(pack(lengths, run.plan.length))
 
 
