@@ -18,7 +18,6 @@ import lightning as L
 import torch
 import wandb
 from hydra.utils import instantiate
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
@@ -37,7 +36,7 @@ from src.strategies.checkpoint_io import StreamedCheckpointIO
 from src.strategies.children import end_with_starter
 from src.strategies.environments import cluster_environment
 from src.strategies.hardware import Hardware, check_hardware, suitable_precision
-from src.strategies.launch import find_launch, meet, quiet_other_ranks
+from src.strategies.launch import find_launch, meet, quiet_other_ranks, this_rank
 from src.sweeps import run_apart
 
 log = logging.getLogger(__name__)
@@ -163,7 +162,7 @@ def finish(trainer: L.Trainer, module: CausalLM, resume: Resume | None) -> dict[
 def build_loggers(cfg: DictConfig, resume: Resume | None) -> list[Logger]:
     """The loggers; a run that goes on in its folder keeps its metrics and its entry in Weights & Biases."""
     goes_on = resume is not None and resume.run_folder == Path(cfg.paths.output_dir).resolve()
-    if goes_on and rank_zero_only.rank == 0:
+    if goes_on and this_rank() == 0:
         set_aside(Path(cfg.paths.output_dir))
     loggers = []
     for logger in cfg.logger.values():

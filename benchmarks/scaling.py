@@ -5,9 +5,9 @@
 
 Nothing here is measured: no GPU was at hand. A step's time follows from model FLOPs, the share of the peak that one
 device is assumed to reach alone, and the bytes that ZeRO-3 moves over links and network (`src.strategies.step_time`).
-For each machine the plan is the fastest of those that fit its memory by `src.strategies.memory`; KnowLM's run is its own
-recipe beside its published 260 s a step. Prints a table of all, with the tokens/s of half and double the network, and
-writes benchmarks/results/scaling.json.
+For each machine the plan is the fastest of those that fit its memory by `src.strategies.memory`; KnowLM's run is its
+own recipe beside its published 260 s a step. Prints a table of all, with the tokens/s of half and double the network,
+and writes benchmarks/results/scaling.json.
 """
 
 import sys
@@ -122,10 +122,10 @@ def rows_of(machine: Machine, plan: Plan, time: StepTime) -> Iterator[dict[str, 
     gpu = find_gpu(machine.gpu)
     memory = estimate_memory(SHAPE, plan).total / GIB
     note = (
-        f"on paper, not measured: 13B, {machine.rows} x {machine.length} tokens a step, micro-batch "
-        f"{plan.micro_batch} x {plan.accumulation}, recompute {plan.activation_checkpointing}, ZeRO-3, {memory:.0f} GiB a GPU; assumed: "
-        f"{machine.mfu:.0%} of {gpu.peak_flops / 1e12:.0f} TFLOP/s on one GPU alone, {gpu.link / 1e9:.0f} GB/s in a "
-        f"node, {machine.network / 1e9:.1f} GB/s between nodes, {OVERLAP:.0%} overlap"
+        f"on paper, not measured: 13B, {machine.rows} x {machine.length} tokens a step, "
+        f"micro-batch {plan.micro_batch} x {plan.accumulation}, recompute {plan.activation_checkpointing}, ZeRO-3, "
+        f"{memory:.0f} GiB a GPU; assumed: {machine.mfu:.0%} of {gpu.peak_flops / 1e12:.0f} TFLOP/s on one GPU alone, "
+        f"{gpu.link / 1e9:.0f} GB/s in a node, {machine.network / 1e9:.1f} GB/s between nodes, {OVERLAP:.0%} overlap"
     )
     seed = machine.peer_step_s
     peers = {"step_s": seed, "tokens_per_s": seed and time.tokens / seed, "mfu": seed and time.total / seed * time.mfu}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How fast training is beside a bare PyTorch loop and Hugging Face's Trainer, and on a GPU with each optimisation.
 
-    python benchmarks/training.py [--parts overhead pretrain sft] [--rounds 4] [--model smollm2_135m]
+    python benchmarks/training.py [--parts overhead pretrain sft] [--rounds 3] [--model smollm2_135m]
         [--corpora FOLDER] [--language zh] [--instructions FILE.jsonl]
     python benchmarks/training.py gpu [--budget-s 540]
 
@@ -84,8 +84,8 @@ def overhead(arguments: argparse.Namespace, precision: str, scratch: Path, conso
     for model in arguments.overhead_models:
         rows, length, steps_per_turn = OVERHEAD[model]
         corpus = corpus_file(arguments.corpora, arguments.language)
-        data = pretraining_set(corpus, arguments.language, False, length, 8, 4 * arguments.rounds, scratch / model)
-        turns = 2 * arguments.rounds + 1
+        data = pretraining_set(corpus, arguments.language, False, length, 8, 4 * arguments.rounds, scratch)
+        turns = 3 * arguments.rounds + 1
         overrides = [
             *common(precision, turns * steps_per_turn),
             *data.overrides,
@@ -171,9 +171,9 @@ def compare_speeds(
     table = Table("loop", "tokens/s", "tokens/CPU-s", "fill", "loss", "GB", title=f"{part}: {data.what}")
     for contestant, rates in ((ours, mine), (peer, theirs)):
         fill = sum(turn.tokens for turn in contestant.turns) / sum(turn.positions for turn in contestant.turns)
-        speeds = (f"{statistics.median(rates[clock]):.1f}" for clock in ("wall_s", "cpu_s"))
+        shown = (f"{statistics.median(rates[clock]):.1f}" for clock in ("wall_s", "cpu_s"))
         loss, memory = contestant.end["held_out"], contestant.end["memory_gb"]
-        table.add_row(contestant.name, *speeds, f"{fill:.3f}", f"{loss:.4f}", f"{memory:.2f}")
+        table.add_row(contestant.name, *shown, f"{fill:.3f}", f"{loss:.4f}", f"{memory:.2f}")
     console.print(table)
     plan = data.plan
     note = (
@@ -190,6 +190,7 @@ def compare_speeds(
 
 def thirds(turns: Sequence[Turn], rounds: int) -> dict[str, list[float]]:
     """Real tokens a second by either clock, in each of so many equal pieces of a run; both loops ran them at once."""
+    rounds = min(rounds, len(turns))
     bounds = [round(len(turns) * index / rounds) for index in range(rounds + 1)]
     pieces = [turns[begin:end] for begin, end in pairwise(bounds)]
     return {
@@ -202,10 +203,10 @@ def measure(arguments: argparse.Namespace, scratch: Path, console: Console) -> I
     """Every part that was asked for."""
     precision = suitable_precision("cpu")
     if "overhead" in arguments.parts:
-        yield from overhead(arguments, precision, scratch / "overhead", console)
+        yield from overhead(arguments, precision, scratch, console)
     if "pretrain" in arguments.parts:
         corpus = corpus_file(arguments.corpora, arguments.language)
-        cut = (arguments.max_length, arguments.batch, arguments.rounds + 1, scratch / "pretrain")
+        cut = (arguments.max_length, arguments.batch, arguments.rounds + 1, scratch)
         for short in (False, True):
             data = pretraining_set(corpus, arguments.language, short, *cut)
             yield from effective(data, "pretrain", arguments, precision, scratch, console)
@@ -226,7 +227,7 @@ def main() -> None:
         description=__doc__.split("\n")[0], epilog="gpu: python benchmarks/training.py gpu --help"
     )
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--rounds", type=int, default=4, help="measured pieces of every comparison")
+    parser.add_argument("--rounds", type=int, default=3, help="measured pieces of every comparison")
     parser.add_argument("--model", default="smollm2_135m", help="of pretrain and sft: one of the model zoo")
     parser.add_argument("--overhead-models", nargs="+", default=["smollm2_135m", "llama_15m"], choices=list(OVERHEAD))
     parser.add_argument("--corpora", type=Path, help="folder of <language>.jsonl.gz")

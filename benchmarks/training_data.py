@@ -106,7 +106,7 @@ def pretraining_set(
     Args:
         short: only documents that are one segment; else every document with all of its segments.
     """
-    whole = scratch / f"{language}_{max_length}"
+    whole = scratch / f"all_{language}_{max_length}"
     if not whole.exists():
         _preprocess(corpus, language, max_length, whole)
     source = Source.open(whole / language, "train")
@@ -115,11 +115,12 @@ def pretraining_set(
     held_out, chosen = chosen[:HELD_OUT], chosen[HELD_OUT:]
     cut = plan(source.lengths_of(chosen), max_length, batch, peer_steps)
     name = f"{language}_short" if short else language
-    _write(source, {"train": chosen[cut.segments], "validation": held_out}, scratch / name / language)
+    shards = scratch / f"{name}_{max_length}_{cut.peer_steps}"
+    _write(source, {"train": chosen[cut.segments], "validation": held_out}, shards / language)
     kind = "documents that are one segment" if short else "all documents"
     mean = float(source.lengths_of(chosen).mean())
     what = f"{kind} of {corpus.name}, segments of at most {max_length} tokens, {mean:.0f} on average"
-    mix = {"shards_dir": str(scratch / name), "sources": {language: 1.0}, "when_exhausted": "repeat"}
+    mix = {"shards_dir": str(shards), "sources": {language: 1.0}, "when_exhausted": "repeat"}
     return SmallSet(name, what, cut, ["data=pretrain", f"data.max_length={max_length}"], {"mix": mix})
 
 
@@ -213,7 +214,8 @@ def _segments(source: Source, short: bool) -> Iterator[int]:
 def _write(source: Source, splits: dict[str, NDArray[np.int64]], folder: Path) -> None:
     """A source of its own with just these segments, each a document."""
     folder.mkdir(parents=True)
-    counts, sums = {}, {}
+    counts: dict[str, Counts] = {}
+    sums: dict[str, Any] = {}
     for split, indices in splits.items():
         with ShardWriter(folder / f"{split}-00000", source.shards[0].dtype) as writer:
             for index in indices:

@@ -66,8 +66,8 @@ class SweepTable(Callback):
         if launch is not None and launch.world_size > 1 and (sweeper, launcher) != ("BasicSweeper", "BasicLauncher"):
             # Every process would plan jobs of its own. A callback's exceptions are warnings to Hydra, its exit is not.
             print(
-                f"error: {launcher} and {sweeper} can't run in {launch.world_size} processes of {launch.launcher}: start "
-                "the sweep with python train.py -m, its jobs start their processes themselves",
+                f"error: {launcher} and {sweeper} can't run in {launch.world_size} processes of {launch.launcher}: "
+                "start the sweep with python train.py -m, its jobs start their processes themselves",
                 file=sys.stderr,
             )
             sys.exit(2)

@@ -79,7 +79,7 @@ def newest(folders: Sequence[Path], checksums: bool = True) -> Search:
         checksums: compare checksums and not only sizes; reads each file that is looked at.
     """
     found = {one for folder in folders for one in folder.resolve().glob("step_*.ckpt")}
-    skipped = []
+    skipped: list[str] = []
     for path in sorted(found, key=_age, reverse=True):
         problem = problem_with(path, checksums)
         if problem is None:

@@ -1,9 +1,9 @@
 """Checkpoints to go on from, and the weights of the best validation.
 
 Each is written under another name, flushed to the disk, renamed and only then declared complete by its manifest (see
-`src.callbacks.checkpoint_files`), so a run killed at any moment leaves its earlier checkpoints as they were. A save that
-fails, on a full disk for example, costs the run nothing but that checkpoint; all ranks learn of it. Both callbacks work
-with every strategy: with DeepSpeed and FSDP2 a checkpoint is a folder to which each rank writes its part.
+`src.callbacks.checkpoint_files`), so a run killed at any moment leaves its earlier checkpoints as they were. A save
+that fails, on a full disk for example, costs the run nothing but that checkpoint; all ranks learn of it. Both callbacks
+work with every strategy: with DeepSpeed and FSDP2 a checkpoint is a folder to which each rank writes its part.
 """
 
 import logging
@@ -22,6 +22,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
+from torch.distributed.checkpoint.api import CheckpointException
 
 from src.callbacks import checkpoint_files as files
 from src.callbacks.checkpoint_files import FileSum, Manifest
@@ -164,10 +165,10 @@ class BestWeights(Checkpoint):
         self._writer = Writer(Path(folder), "best", "best.ckpt", keep_last=1, weights_only=True)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is None or trainer.sanity_checking or trainer.state.fn != "fit":
+        found = trainer.callback_metrics.get(self.monitor)
+        if found is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        value = float(trainer.strategy.broadcast(float(value)))
+        value = trainer.strategy.broadcast(float(found))
         if not value < self.best:
             return
         if (problem := self._writer.write(trainer)) is None:
@@ -235,7 +236,7 @@ class Writer:
             with _failed_parts(trainer.strategy) as failed:
                 trainer.save_checkpoint(partial, self.weights_only)
             problem = failed[0] if failed else None
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, CheckpointException) as error:
             problem = _reason(error)
             trainer.strategy.barrier("failed checkpoint")  # the other ranks wait in Trainer.save_checkpoint
         problems = _gathered(trainer, problem)
@@ -259,8 +260,8 @@ def set_progress(fit_loop: dict[str, Any], step: int, accumulation: int, validat
     """Make saved counters of Lightning's loops say: ``step`` optimizer steps done, the validation after them not yet.
 
     Lightning counts micro-batches and resumes in different ways depending on the hook a checkpoint was written in. The
-    number of processes, and with it the micro-batches of a step, may be another one now; and a run stopped in the middle
-    of a validation should validate anew. So the counters are derived from the step.
+    number of processes, and with it the micro-batches of a step, may be another one now; and a run stopped in the
+    middle of a validation should validate anew. So the counters are derived from the step.
 
     Args:
         fit_loop: ``checkpoint["loops"]["fit_loop"]``, changed in place.
@@ -359,6 +360,10 @@ def _gathered(trainer: L.Trainer, value: Any) -> list[Any]:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, CheckpointException) and error.failures:  # of FSDP2, the same on all ranks
+        return _reason(next(iter(error.failures.values()))[0])
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # PyTorch's words for a failed write
+        return "a file could not be written to its end, as on a full disk"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -34,7 +35,7 @@ class Metrics(Callback):
     def __init__(self, window: int = 10) -> None:
         self.window = window
         self.consumed_tokens = 0.0  # of all devices, up to the last logged step
-        self._counts = torch.zeros(3, dtype=torch.int64)  # of this rank since then, see src.datamodules.batches.COUNTS
+        self._counts = np.zeros(3, np.int64)  # of this rank since then, see src.datamodules.batches.COUNTS
         self._lr = 0.0
         self._devices = 1
         self._started_step = 0
@@ -53,7 +54,7 @@ class Metrics(Callback):
         assert module.model is not None
         self._peak = peak_flops(pl_module.device, str(trainer.precision))
         self._flops = TrainingFlops.of(module.model)
-        self._counts.zero_()
+        self._counts[:] = 0
         self._total_flops = self._waited_s = 0.0
         self._read_wait_s = _datamodule(trainer).waited_s
         self._devices = trainer.world_size
@@ -69,7 +70,7 @@ class Metrics(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Tensor], batch_idx: int
     ) -> None:
-        self._counts += batch["counts"].sum(0)
+        self._counts += batch["counts"].numpy().sum(0)
         if is_logged(trainer, batch_idx):
             publish(trainer, self._read(trainer, _module(pl_module)))
 
@@ -98,7 +99,7 @@ class Metrics(Callback):
         values = torch.cat([shared, *(value.to(shared).reshape(1) for value in own.values())]).tolist()
         seconds = self._clock.seconds()  # after the device has caught up
         losses.reset()
-        self._counts.zero_()
+        self._counts[:] = 0
 
         size = losses.sums.numel()
         tokens, pairs, predictions, waited = values[size : size + 4]
@@ -146,13 +147,14 @@ def is_logged(trainer: L.Trainer, batch_idx: int) -> bool:
     """Whether a micro-batch ended an optimizer step whose numbers are read: every n-th one, the first and the last."""
     if (batch_idx + 1) % trainer.accumulate_grad_batches:
         return False
-    step = trainer.global_step
-    return step in (1, trainer.max_steps) or step % max(trainer.log_every_n_steps, 1) == 0
+    step, every = trainer.global_step, max(trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
+    return step in (1, trainer.max_steps) or step % every == 0
 
 
 def publish(trainer: L.Trainer, values: dict[str, float]) -> None:
     """Give numbers to the loggers and to those who show them."""
-    trainer.logged_metrics.update(values)
+    shown: dict[str, Any] = trainer.logged_metrics
+    shown.update(values)
     trainer.callback_metrics.update({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
     for logger in trainer.loggers:
         logger.log_metrics(values, trainer.global_step)

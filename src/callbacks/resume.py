@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from src.callbacks import checkpoint_files as files
 from src.callbacks.checkpoint_files import Manifest
 from src.errors import UserError
+from src.strategies.launch import agreed, this_rank
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +55,18 @@ def find_checkpoint(given: str | None, runs: Path, output_dir: Path, checksums: 
     Raises:
         UserError: there is none, or the one that was named is damaged.
     """
-    checksums = checksums and rank_zero_only.rank == 0
+    checksums = checksums and this_rank() == 0
     if given is None:
         return None
     if given in NEWEST:
         search = newest_of(runs, output_dir, checksums)
-        for sentence in search.skipped:
+        for sentence in search.skipped if this_rank() == 0 else ():
             log.warning("skipped checkpoint %s", sentence)
-        if search.found is None and (given == "last" or search.skipped):
+        chosen = agreed(f"checkpoint/{output_dir}", lambda: str(search.found or ""))
+        if not chosen and (given == "last" or search.skipped):
             damaged = " that is complete" if search.skipped else ""
             raise UserError(f"ckpt_path={given} finds no checkpoint{damaged} in {runs}: start without it")
-        return None if search.found is None else Resume(search.found, files.read_manifest(search.found))
+        return Resume(Path(chosen), files.read_manifest(Path(chosen))) if chosen else None
     path = Path(given)
     if not path.exists():
         raise UserError(f"no checkpoint at ckpt_path={given}: look in {runs}")
@@ -89,9 +90,10 @@ def newest_of(runs: Path, output_dir: Path, checksums: bool) -> files.Search:
 def run_folder(runs: str, new: str, ckpt_path: str | None) -> str:
     """Folder of the run that is starting: with ``ckpt_path=last`` that of the run which goes on, else a new one."""
     if ckpt_path in NEWEST:
-        found = newest_of(Path(runs), Path(runs, new), checksums=rank_zero_only.rank == 0).found
-        if found is not None:
-            return str(found.parents[1])
+        search = newest_of(Path(runs), Path(runs, new), checksums=this_rank() == 0)
+        chosen = agreed(f"run_folder/{runs}", lambda: str(search.found or ""))
+        if chosen:
+            return str(Path(chosen).parents[1])
     return str(Path(runs, new))
 
 

@@ -253,6 +253,7 @@ def own_store(generation: int, wait_s: float) -> Store:
     """
     if not torch.distributed.is_initialized():
         return PrefixStore(f"watchdog/{generation}", HashStore())
-    store = PrefixStore(f"watchdog/{generation}", _get_default_store().clone())
+    shared: Any = _get_default_store()  # typed without half of its methods
+    store = PrefixStore(f"watchdog/{generation}", shared.clone())
     store.set_timeout(timedelta(seconds=wait_s))
     return store

@@ -210,9 +210,7 @@ class PackedDataModule(L.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Everything but `ON_HOST`, without waiting: to a GPU the loader's memory is pinned."""
-        return {
-            key: value if key in ON_HOST else value.to(device, non_blocking=True) for key, value in batch.items()
-        }
+        return {key: value if key in ON_HOST else value.to(device, non_blocking=True) for key, value in batch.items()}
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         rank, world_size = self._rank()

@@ -146,9 +146,11 @@ def _torch_varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     left = -1 if window is None else window - 1
-    return varlen_attn(
+    out = varlen_attn(
         query, key, value, starts, starts, longest, longest, scale=scale, window_size=(left, 0), enable_gqa=True
     )
+    assert isinstance(out, Tensor)  # a pair only where asked for
+    return out
 
 
 @torch.compiler.disable

@@ -183,12 +183,12 @@ class CausalLM(L.LightningModule):
         number = accumulated * self.trainer.world_size + self.trainer.global_rank
         seed_micro_batch(run_seed(), self.trainer.global_step, number)
 
-    def log(self, name: str, value: Any, *args: Any, **settings: Any) -> None:
+    def log(self, name: str, value: Any, **settings: Any) -> None:  # type: ignore[override]
         """Training numbers are kept and read at logged steps; the `Metrics` callback is what writes to the loggers."""
         if name.startswith("train/"):
             self.step_metrics[name] = torch.as_tensor(value).detach()
         else:
-            super().log(name, value, *args, logger=False, **settings)
+            super().log(name, value, **{**settings, "logger": False})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         found = call_within_root(self._network(), supervised_loss, batch, self.loss_kernel)

@@ -116,8 +116,12 @@ def logits_bytes(shape: Architecture, plan: Plan) -> int:
     chunk = plan.loss_chunk
     if plan.loss == "liger":
         chunk = max(1, plan.tokens * shape.hidden_size // shape.vocabulary)
-    head_gradient = 0 if plan.adapter is not None else 2 * FLOAT32 * shape.embedding_parameters
-    return min(plan.tokens, chunk) * shape.vocabulary * (FLOAT32 + plan.compute_bytes) + head_gradient
+    widths, head_widths = FLOAT32 + plan.compute_bytes, 2 * FLOAT32
+    if plan.compute_bytes < FLOAT32:
+        head_widths += plan.compute_bytes  # a chunk's share of the head's gradient, before it is added
+        widths += 0 if plan.on_gpu else FLOAT32  # the softmax of a CPU casts its input first
+    head = 0 if plan.adapter is not None else head_widths * shape.embedding_parameters
+    return min(plan.tokens, chunk) * shape.vocabulary * widths + head
 
 
 def gradient_bytes(shape: Architecture, plan: Plan) -> int:

@@ -1,7 +1,7 @@
 """How a checkpoint of one file is written and read: without a copy of it in memory, in either direction.
 
-Lightning's own plugin first builds the whole file in a buffer. Here PyTorch's zip file goes to the disk as it comes into
-being, and loading maps it. DeepSpeed and FSDP2 write folders by means of their own and don't use this.
+Lightning's own plugin first builds the whole file in a buffer. Here PyTorch's zip file goes to the disk as it comes
+into being, and loading maps it. DeepSpeed and FSDP2 write folders by means of their own and don't use this.
 """
 
 import errno
@@ -38,9 +38,7 @@ class StreamedCheckpointIO(CheckpointIO):
             path.unlink(missing_ok=True)
             raise
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """The content of a file, its tensors mapped and not yet read; every rank reads the file that rank 0 names.
 
         Raises:

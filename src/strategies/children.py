@@ -1,8 +1,8 @@
 """Processes of one machine that end together.
 
-Lightning's launcher starts one process for each further rank and ends them all when one of them fails. Nothing ends them
-when the first one is killed: on a GPU they would wait in a collective operation until its timeout, half an hour. So each
-asks the kernel to be killed with the process that started it (``man 2 prctl``, PR_SET_PDEATHSIG; Linux only).
+Lightning's launcher starts one process for each further rank and ends them all when one of them fails. Nothing ends
+them when the first one is killed: on a GPU they would wait in a collective operation until its timeout, half an hour.
+So each asks the kernel to be killed with the process that started it (``man 2 prctl``, PR_SET_PDEATHSIG; Linux only).
 """
 
 import ctypes

@@ -15,19 +15,33 @@ from src.strategies.launch import Launch, find_launch
 # Dense peak of matrix products in FLOP/s by a part of the device's name, from the makers' data sheets: bf16, or fp16
 # on V100, which has no bf16.
 GPU_PEAK_FLOPS = {
+    "GB200": 2500e12,
+    "B200": 2250e12,
     "H200": 989e12,
+    "H20": 148e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H800": 989e12,
     "A100": 312e12,
     "A800": 312e12,
+    "A40": 150e12,
+    "A30": 165e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
+    "A10G": 70e12,
     "A10": 125e12,
+    "RTX 6000 Ada": 364e12,
+    "RTX A6000": 155e12,
+    "RTX 5090": 209e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
     "V100": 125e12,
     "T4": 65e12,
+    "MI325X": 1307e12,
+    "MI300X": 1307e12,
+    "MI250X": 192e12,  # of one of its two dies, which PyTorch sees as a device
 }
 
 

@@ -254,13 +254,12 @@ def _strategy(given: Any, world_size: int) -> tuple[str, dict[str, Any]]:
         raise UserError(f"trainer.strategy={name} can't be estimated: give auto, ddp, or one of configs/trainer")
     target = str(given.get("_target_", ""))
     if "stage" in given or "Zero" in target or "DeepSpeed" in target:
-        zero = OmegaConf.select(given, "config.zero_optimization") or {}
-        live = zero.get("stage3_max_live_parameters", given.get("max_live_parameters", 1_000_000_000))
+        zero = OmegaConf.select(given, "deepspeed.zero_optimization") or {}
         return f"zero{given.get('stage', 2)}", {
             "offload_optimizer": bool(given.get("offload_optimizer")),
             "offload_parameters": bool(given.get("offload_parameters")),
             "reduce_bucket": int(given.get("reduce_bucket_size", 200_000_000)),
-            "live_parameters": int(live),
+            "live_parameters": int(zero.get("stage3_max_live_parameters", 1_000_000_000)),
         }
     if "FullyShard" in target:
         keep_on_host = bool(given.get("offload"))

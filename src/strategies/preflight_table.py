@@ -58,8 +58,10 @@ def _memory(found: Preflight) -> Iterator[Row]:
     kept = f"{gib(memory.parts.kept)} kept, checkpointing {plan.activation_checkpointing}, attention {plan.attention}"
     yield "activations at their peak", gib(memory.activations), kept
     loss = f", {plan.loss_chunk} tokens at once" if plan.loss == "chunked" else ""
-    yield "  of these the loss", gib(memory.parts.logits), f"{plan.loss}{loss}; not at the same time as the peak"
-    yield "not at the same time", f"-{gib(memory.together)}", "gradients grow while activations shrink"
+    when = "part of" if memory.parts.loss_peak > memory.parts.backward_peak else "before"
+    yield "  logits and their gradients", gib(memory.parts.logits), f"{plan.loss}{loss}; {when} the peak"
+    if memory.together:
+        yield "not at the same time", f"-{gib(memory.together)}", "gradients grow while activations shrink"
     yield "context and fragmentation", gib(memory.reserve), ""
     verdict = "fits" if fits(memory, found.device) else "does NOT fit"
     yield "together", gib(memory.total), f"{verdict} in the {gib(found.device.memory)} of {found.device.name}"

@@ -1,6 +1,7 @@
-"""The loss curve survives a checkpoint, shown numbers are short, and the tracker knows whether somebody is logged in."""
+"""The loss curve survives a checkpoint, shown numbers are short, the tracker knows whether somebody is logged in."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_a_login_is_found_in_the_environment_or_netrc_only(tmp_path: Path, monke
 def test_shown_numbers_are_short() -> None:
     class Seen:
         world_size = 2
-        logged_metrics = {
+        logged_metrics: ClassVar = {
             "train/loss": 3.14159,
             "train/zh/loss": 3.5,
             "train/en/loss": 2.5,

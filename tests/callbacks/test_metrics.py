@@ -115,9 +115,9 @@ class Run:
                 end(metrics, trainer, module, outputs, batch, batch_idx)
             self._note("logged" if is_logged(trainer, batch_idx) else "not logged", reads)
 
-        def log(module: CausalLM, name: str, value: Any, *args: Any, **settings: Any) -> None:
+        def log(module: CausalLM, name: str, value: Any, **settings: Any) -> None:
             with Reads() as reads:
-                add(module, name, value, *args, **settings)
+                add(module, name, value, **settings)
             if name.startswith("train/"):
                 self._note("log", reads)
 
@@ -229,5 +229,3 @@ def test_counters_go_on_after_a_resume(llama_tiny: ModelSpec, instructions: Path
     resumed = train(again)
     for name in ("consumed/tokens", "consumed/samples", "consumed/answers/epochs"):
         assert resumed[name] == run.metrics[name]
-
-

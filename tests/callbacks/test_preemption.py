@@ -1,4 +1,4 @@
-"""A run asked to stop at any moment saves what it has, and the resumed one ends with the weights of an uninterrupted one."""
+"""A run asked to stop at any moment saves what it has; the resumed one ends with the weights of an uninterrupted one."""
 
 import json
 import os

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from src.callbacks.throughput import Mark, TrainingFlops, Window
 from src.modules.loss import decoder_and_head
+from src.strategies.hardware import GPU_PEAK_FLOPS
 
 BATCH, LENGTH, SUPERVISED = 2, 64, 40
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -112,3 +113,8 @@ def test_rates_reach_to_the_last_mark_where_marks_are_rarer_than_the_window() ->
     for step in (0, 10, 20):
         window.add(Mark(step, step * 1.0 if step < 20 else 60.0, step * 10.0, 0.0, 0.0))
     assert window.rates(1, 1.0)["throughput/step_time_s"] == pytest.approx(5)
+
+
+def test_every_gpu_of_the_table_is_found_by_its_own_name() -> None:
+    for name, flops in GPU_PEAK_FLOPS.items():
+        assert next(peak for part, peak in GPU_PEAK_FLOPS.items() if part in name) == flops

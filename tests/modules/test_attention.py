@@ -190,7 +190,10 @@ def test_auto_avoids_what_a_model_does_not_allow() -> None:
     assert choose_attention("auto", other, CPU, sixteen_bit=True) == "sdpa"
 
 
-@pytest.mark.parametrize(("capability", "sixteen_bit", "chosen"), [((7, 0), True, "sdpa"), ((8, 0), True, "packed_varlen"), ((9, 0), False, "sdpa")])
+@pytest.mark.parametrize(
+    ("capability", "sixteen_bit", "chosen"),
+    [((7, 0), True, "sdpa"), ((8, 0), True, "packed_varlen"), ((9, 0), False, "sdpa")],
+)
 def test_auto_on_cuda_without_flash_attention_is_pytorchs_kernel_where_the_gpu_can_run_it(
     capability: tuple[int, int], sixteen_bit: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

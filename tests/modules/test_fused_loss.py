@@ -14,7 +14,9 @@ from src.errors import UserError
 from src.modules.fused_loss import LossKernel, head_losses
 
 
-def example(tokens: int, width: int, words: int, dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, Tensor, Tensor]:
+def example(
+    tokens: int, width: int, words: int, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Linear, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(tokens * 1000 + width * 10 + words)
     head = nn.Linear(width, words, bias=False, dtype=dtype)
     head.weight.data.normal_(generator=generator)
@@ -40,9 +42,7 @@ def relative(found: Tensor | None, wanted: Tensor | None) -> float:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    tokens=st.integers(0, 40), width=st.integers(1, 24), words=st.integers(2, 90), chunk_tokens=st.integers(1, 50)
-)
+@given(tokens=st.integers(0, 40), width=st.integers(1, 24), words=st.integers(2, 90), chunk_tokens=st.integers(1, 50))
 def test_losses_and_all_gradients_equal_autograds(tokens: int, width: int, words: int, chunk_tokens: int) -> None:
     head, hidden, targets = example(tokens, width, words, torch.float64)
     plain_head, plain_hidden, wanted = plain(head, hidden, targets)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from src.callbacks.guard import Guard, last_checkpoint_before
+from src.command import _sentences
 from src.errors import UserError
 from src.models.spec import ModelSpec
 from src.modules.guard import APPLIED, NOT_FINITE, OVERFLOW, SPIKE, Diverged, StepGuard, decision, withhold
@@ -266,6 +267,12 @@ def test_a_hopeless_run_stops_and_names_the_last_good_checkpoint(one: Runs) -> N
     assert "the 2 optimizer steps from 4 to 5 were all skipped" in said and "because the loss is nan" in said
     assert str(one.folder / "hopeless" / "checkpoints" / "step_00000003.ckpt") in said and "lower optimizer.lr" in said
     assert stop.value.exit_status == 3
+
+
+def test_the_command_of_a_hopeless_run_ends_with_a_status_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop, _sentences("train", False):
+        raise Diverged("training diverged")
+    assert stop.value.code == 3 and capsys.readouterr().err == "error: training diverged\n"
 
 
 def test_a_checkpoint_without_its_manifest_is_not_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from src.datamodules.batches import IGNORED, packed_row
 from src.datamodules.sft import EncodedExamples
-from src.models.load import load_model
+from src.models.load import load_for_generation, load_model, load_tokenizer
 from src.models.spec import ModelSpec
 from src.modules.loss import logits_of, token_losses
 from train import train
@@ -62,7 +62,7 @@ def examples(lengths: list[int], vocabulary: int) -> EncodedExamples:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager", "packed_varlen"])
 def test_packed_logits_equal_unpacked_logits(llama_tiny: ModelSpec, attn_implementation: str) -> None:
     model = load_model(llama_tiny, attn_implementation=attn_implementation).train()
     lengths = [37, 5, 1, 54]
@@ -136,3 +136,23 @@ def test_a_checkpoint_of_an_adapter_holds_the_adapter_only(compose_train: Compos
     train(cfg)
     state = torch.load(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"), weights_only=False)["state_dict"]
     assert state and all("lora_" in name for name in state)
+
+
+@pytest.mark.slow
+def test_qlora_trains_saves_and_exports_its_adapter_only(
+    compose_train: Compose, instructions: Path, llama_tiny: ModelSpec, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = tmp_path / "base"
+    load_model(llama_tiny).save_pretrained(base)  # quantisation wants weights in files
+    load_tokenizer(llama_tiny).save_pretrained(base)
+    export = {"_target_": "src.callbacks.export.Export", "folder": str(tmp_path / "export")}
+    cfg = tiny_run(compose_train, instructions, "model=custom", f"model.path='{base}'", "adapter=qlora")
+    cfg.callbacks.export = export
+    cfg.validate_before, cfg.trainer.precision = True, "bf16-mixed"
+    metrics = train(cfg)
+    assert metrics["val/loss"] < metrics["before/val/loss"]
+    saved = torch.load(Path(cfg.paths.output_dir, "checkpoints", "last.ckpt"), weights_only=False)["state_dict"]
+    assert saved and all("lora_" in name for name in saved)
+    adapted = load_for_generation(ModelSpec(path=str(base)), tmp_path / "export")[0]
+    assert any("lora_B" in name and parameter.any() for name, parameter in adapted.named_parameters())

@@ -24,9 +24,9 @@ from src.models.load import load_model, load_tokenizer
 from src.models.spec import ModelSpec
 from src.models.zoo import find_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
-HALF, STEPS = 10, 20
+SAVED, STEPS, FEW = 16, 20, 6
 
 
 class Plan:
@@ -46,7 +46,6 @@ class Plan:
             "trainer.gradient_clip_val=0.3",  # norms are above 1
             "scheduler.warmup_steps=2",
             "validate_before=false",
-            "save_last=false",
         ]
         self.models = {
             "random": ["adapter=none", "model=llama_tiny"],
@@ -55,7 +54,7 @@ class Plan:
         }
 
     def add(self, name: str, model: str, trainer: str, processes: int, *more: str, **callbacks: Any) -> None:
-        checkpoints = {"every_n_steps": HALF, "keep_last": 5}
+        checkpoints = {"every_n_steps": SAVED, "keep_last": 5}
         watched = {"losses": {"_target_": "zero_worker.Losses", "folder": str(self.folder / name)}, "metrics": {}}
         self.runs.append(
             {
@@ -77,7 +76,7 @@ class Plan:
         path.write_text(json.dumps(self.runs))
         return path
 
-    def checkpoint(self, run: str, step: int = HALF) -> str:
+    def checkpoint(self, run: str, step: int = SAVED) -> str:
         return str(self.folder / run / "checkpoints" / f"step_{step:08d}.ckpt")
 
 
@@ -131,7 +130,8 @@ def one(plan: Plan) -> Path:
     plan.add("one_random", "random", "cpu", 1, samples=SAMPLES)
     plan.add("one_pretrained", "pretrained", "cpu", 1)
     plan.add("one_lora", "lora", "cpu", 1)
-    plan.add("one_discarding", "pretrained", "cpu", 1, f"trainer.max_steps={HALF}", discard=DISCARD)
+    plan.add("one_taking", "pretrained", "cpu", 1, f"trainer.max_steps={FEW}")
+    plan.add("one_discarding", "pretrained", "cpu", 1, f"trainer.max_steps={FEW}", discard=DISCARD)
     zero_worker.carry_out(plan.write("one"))
     return plan.folder
 
@@ -156,16 +156,14 @@ def pair(plan: Plan, alone: Path, large: Path) -> Path:
     plan.add("zero3_random", "random", "deepspeed_zero3", 2, samples=SAMPLES, export={}, weights=watch["zero3_random"])
     plan.add("zero1_pretrained", "pretrained", "deepspeed_zero2", 2, "trainer.strategy.stage=1")
     plan.add("zero3_pretrained", "pretrained", "deepspeed_zero3", 2)
-    plan.add("ddp_lora", "lora", "ddp", 2)
     plan.add("zero2_lora", "lora", "deepspeed_zero2", 2)
     plan.add("zero3_lora", "lora", "deepspeed_zero3", 2, export={}, weights=watch["zero3_lora"])
     for stage in (2, 3):
-        more = [f"trainer.max_steps={HALF}"]
+        more = [f"trainer.max_steps={FEW}"]
         plan.add(f"zero{stage}_discarding", "pretrained", f"deepspeed_zero{stage}", 2, *more, discard=DISCARD)
     resume = {name: f"ckpt_path='{plan.checkpoint(name)}'" for name in ("zero3_alone", "zero3_random", "zero2_random")}
     plan.add("zero3_from_zero3", "random", "deepspeed_zero3", 2, resume["zero3_random"])
     plan.add("zero3_from_alone", "random", "deepspeed_zero3", 2, resume["zero3_alone"])
-    plan.add("zero2_from_zero3", "random", "deepspeed_zero2", 2, resume["zero3_random"])
     plan.add("zero3_from_zero2", "random", "deepspeed_zero3", 2, resume["zero2_random"])
     plan.runs.append({"name": "loading", "load": str(large)})
     zero_worker.start(plan.write("pair"), processes=2)
@@ -177,7 +175,6 @@ def afterwards(plan: Plan, pair: Path) -> Path:
     """One process that goes on with what two saved."""
     plan.runs = []
     for name, model, stage, source in (
-        ("alone_from_zero3", "random", 3, "zero3_random"),
         ("alone_from_zero2", "random", 3, "zero2_random"),
         ("alone_lora_from_zero3", "lora", 2, "zero3_lora"),
     ):
@@ -195,7 +192,7 @@ def farthest(ours: list[float], theirs: list[float]) -> float:
     "run",
     [
         *("ddp_random", "zero2_random", "zero3_random", "zero1_pretrained", "zero3_pretrained"),
-        *("ddp_lora", "zero2_lora", "zero3_lora"),
+        *("zero2_lora", "zero3_lora"),
     ],
 )
 def test_losses_are_those_of_one_process(one: Path, pair: Path, run: str) -> None:
@@ -230,31 +227,29 @@ def test_no_process_holds_the_whole_model_while_it_is_loaded(pair: Path, large: 
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one_bit_by_bit(pair: Path) -> None:
-    assert zero_worker.losses(pair / "zero3_from_zero3") == zero_worker.losses(pair / "zero3_random")[HALF:]
+    assert zero_worker.losses(pair / "zero3_from_zero3") == zero_worker.losses(pair / "zero3_random")[SAVED:]
 
 
 @pytest.mark.parametrize(
     ("run", "source"),
     [
         ("zero3_from_alone", "zero3_alone"),
-        ("zero2_from_zero3", "zero3_random"),
         ("zero3_from_zero2", "zero2_random"),
     ],
 )
 def test_two_processes_go_on_with_a_checkpoint_of_another_layout(pair: Path, run: str, source: str) -> None:
-    assert farthest(zero_worker.losses(pair / run), zero_worker.losses(pair / source)[HALF:]) < 1e-5
+    assert farthest(zero_worker.losses(pair / run), zero_worker.losses(pair / source)[SAVED:]) < 1e-5
 
 
 @pytest.mark.parametrize(
     ("run", "source"),
     [
-        ("alone_from_zero3", "zero3_random"),
         ("alone_from_zero2", "zero2_random"),
         ("alone_lora_from_zero3", "zero3_lora"),
     ],
 )
 def test_one_process_goes_on_with_a_checkpoint_of_two(afterwards: Path, run: str, source: str) -> None:
-    assert farthest(zero_worker.losses(afterwards / run), zero_worker.losses(afterwards / source)[HALF:]) < 1e-5
+    assert farthest(zero_worker.losses(afterwards / run), zero_worker.losses(afterwards / source)[SAVED:]) < 1e-5
     assert "was saved by 2 processes" in (afterwards / "afterwards.log").read_text()
 
 
@@ -262,8 +257,8 @@ def test_one_process_goes_on_with_a_checkpoint_of_two(afterwards: Path, run: str
 def test_a_discarded_step_leaves_weights_and_moments_as_they_are(one: Path, pair: Path, stage: int) -> None:
     wanted = zero_worker.losses(one / "one_discarding")
     assert farthest(zero_worker.losses(pair / f"zero{stage}_discarding"), wanted) < 1e-6
-    taken = zero_worker.losses(one / "one_pretrained")[: len(wanted)]
-    assert wanted[:4] == taken[:4] and abs(wanted[4] - taken[4]) > 1e-4
+    taken = zero_worker.losses(one / "one_taking")
+    assert wanted[:4] == taken[:4] and abs(wanted[4] - taken[4]) > 1e-3
 
 
 def exported(folder: Path, name: str = "model") -> dict[str, Tensor]:

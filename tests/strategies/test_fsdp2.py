@@ -152,7 +152,7 @@ def pair(plan: Plan, alone: Path, large: Path) -> Path:
         model = run.removeprefix("fsdp2_")
         plan.add(f"{run}_resumed", model, "fsdp2", 2, f"ckpt_path='{plan.checkpoint(run)}'")
     plan.add("from_one_to_two", "random", "fsdp2", 2, f"ckpt_path='{plan.checkpoint('fsdp2_alone')}'")
-    zero_worker.start(plan.write("pair"), processes=2)
+    zero_worker.start(plan.write("pair"), processes=2, timeout_s=1500)
     return plan.folder
 
 
@@ -176,7 +176,7 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 class TestTwoProcesses:
     @pytest.mark.parametrize("model", ["random", "pretrained", "lora", "dora"])
     def test_losses_are_those_of_one_process(self, one: Path, pair: Path, model: str) -> None:

@@ -5,8 +5,10 @@
 """
 
 import csv
+import ctypes
 import gc
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -102,6 +104,7 @@ class measured_memory:
 
     def __enter__(self) -> Any:
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # or memory freed before is used again unseen
         self._before = self._peak = anonymous_bytes()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -171,4 +174,5 @@ class Discard(Callback):
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
     carry_out(Path(sys.argv[1]))
