@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers.utils import logging as transformers_logging
 
 from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.metrics import Metrics
 from src.callbacks.preemption import Preempted
 from src.callbacks.resume import Resume, continue_history, find_checkpoint, set_aside
 from src.command import command, is_sweep_job
@@ -94,6 +95,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     datamodule.setup()
     module: CausalLM = build(cfg.module, model=model)
     callbacks: list[L.Callback] = [build(callback) for callback in cfg.callbacks.values() if callback]
+    if not any(isinstance(callback, Metrics) for callback in callbacks):
+        callbacks.insert(0, Metrics())  # what is returned comes from it
     if not any(isinstance(callback, Checkpoints) for callback in callbacks):
         callbacks.append(Checkpoints(str(output_dir / "checkpoints"), every_n_steps=None, save_last=cfg.save_last))
     loggers = build_loggers(cfg, resume)

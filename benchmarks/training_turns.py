@@ -141,8 +141,7 @@ def real_tokens(batch: dict[str, Tensor]) -> int:
     """Tokens that are no padding."""
     if "attention_mask" in batch:
         return int(batch["attention_mask"].sum())
-    # Padding is the last segment of a packed row that is not full: it has no labels from its first token on.
-    return int((torch.cumsum((batch["labels"] != -100).flip(1), 1) > 0).sum())
+    return int(batch["counts"][:, 0].sum())  # counted by our loader, see `src.datamodules.batches`
 
 
 def peak_memory_gb(device: torch.device) -> float:

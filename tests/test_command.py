@@ -12,7 +12,7 @@ from src.errors import UserError
 def test_help_is_the_comment_of_the_config_and_its_groups() -> None:
     text = help_text("train", "train.py")
     assert text.startswith("Train a language model") and "python train.py --cfg job" in text
-    assert "adapter=none: lora, none" in text and "hydra=" not in text
+    assert "adapter=none: dora, lora, none" in text and "hydra=" not in text
 
 
 def test_package_lines_are_not_part_of_a_comment() -> None:

@@ -116,9 +116,10 @@ class Guard(Callback):
             return
         first, last = self.decisions[0], self.decisions[-1]
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        checkpoint = last_checkpoint_before(self.folder, first.step) if self.folder else None
+        # Where every batch fails it is the weights that are spoiled, by the last update before.
+        checkpoint = last_checkpoint_before(self.folder, first.step - 1) if self.folder else None
         go_on = (
-            f"go on from {checkpoint} (ckpt_path=…)" if checkpoint else "no checkpoint is older than that: start again"
+            f"go on from {checkpoint} (ckpt_path=…)" if checkpoint else "no checkpoint from before is left: start again"
         )
         raise Diverged(
             f"training diverged: the {len(self.decisions)} optimizer steps from {first.step} to {last.step} were all "
@@ -147,6 +148,6 @@ def scaler_skips(trainer: L.Trainer, loss: Tensor, norm: Tensor | None) -> bool:
 
 
 def last_checkpoint_before(folder: Path, step: int) -> Path | None:
-    """The newest whole checkpoint in a folder that was written before an optimizer step began."""
+    """The newest whole checkpoint in a folder of fewer optimizer steps than ``step``."""
     older = sorted((path for path in folder.glob("step_*.ckpt") if 0 <= step_of(path) < step), key=step_of)
     return next((path for path in reversed(older) if problem_with(path, checksums=False) is None), None)

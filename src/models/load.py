@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("nf4", "fp4")
+# peft imports bitsandbytes wherever it is installed, and that warns on each CPU without an optional package of kernels
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 _WITHOUT_WEIGHTS = ContextVar("without_weights", default=False)
 
 
@@ -65,7 +68,13 @@ def load_model(
     if quantization is not None:
         settings = quantized_loading(quantization, torch_dtype, random)
         settings |= {"device_map": {"": device or "cpu"}, "attn_implementation": attn_implementation}
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, **settings)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, **settings)
+        for module in model.modules():
+            # On a CPU an evaluation would turn the weights into a layout through which no gradients pass, for good and
+            # without an error (bitsandbytes 0.50).
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                pass
+        return model
     if random:
         config = AutoConfig.from_pretrained(folder)
         with no_init_weights():  # torch's own initial values would move the random state, which they don't under ZeRO-3

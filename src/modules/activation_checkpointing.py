@@ -74,7 +74,8 @@ class Checkpointing:
         layers = decoder_layers(model)
         if not layers:
             raise UserError(
-                f"{type(model).__name__} has no layers that can be recomputed: give module.activation_checkpointing=none"
+                f"{type(model).__name__} has no layers that can be recomputed: "
+                "give module.activation_checkpointing=none"
             )
         settings: dict[str, Any] = {"use_reentrant": False}
         if self.selective:

@@ -1,4 +1,4 @@
-"""A run asked to stop at any moment saves what it has; the resumed one ends with the weights of an uninterrupted one."""
+"""A run asked to stop at any moment saves what it has; the resumed one ends with an uninterrupted run's weights."""
 
 import json
 import os

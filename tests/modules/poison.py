@@ -28,8 +28,8 @@ class Poison(Callback):
         self._active = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        decoder: Any = pl_module.model.model
-        decoder.layers[0].register_forward_hook(self._spoil)
+        layers = next(module.layers for module in pl_module.modules() if hasattr(module, "layers"))
+        layers[0].register_forward_hook(self._spoil)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         first = batch_idx % trainer.accumulate_grad_batches == 0

@@ -228,7 +228,7 @@ def test_what_a_gpu_cannot_run_is_refused_with_advice(
 
 
 def test_flash_attention_on_a_cpu_and_unknown_names_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="must be one of auto, sdpa, .* found 'flash'"):
+    with pytest.raises(UserError, match=r"must be one of auto, sdpa, .* found 'flash'"):
         choose_attention("flash", LlamaConfig(), CPU, sixteen_bit=True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     with pytest.raises(UserError, match="runs on CUDA only and this run is on cpu"):

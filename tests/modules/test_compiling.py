@@ -1,4 +1,4 @@
-"""Compiled layers compute what others do, keep the names of their weights, and ask for a compiler where there is none."""
+"""Compiled layers compute what others do and keep the names of their weights; a missing compiler is said."""
 
 import os
 from typing import Any

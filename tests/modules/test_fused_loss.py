@@ -207,5 +207,5 @@ def test_impossible_settings_are_refused(name: str, chunk_tokens: int, words: st
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
 def test_liger_where_it_cannot_run_says_what_to_do() -> None:
-    with pytest.raises(UserError, match="module.loss=liger .*give module.loss=chunked"):
+    with pytest.raises(UserError, match=r"module.loss=liger .*give module.loss=chunked"):
         LossKernel("liger")

@@ -8,14 +8,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
+from torch.utils.data import DataLoader
 
 from src.callbacks.guard import Guard, last_checkpoint_before
 from src.command import _sentences
 from src.errors import UserError
 from src.models.spec import ModelSpec
 from src.modules.guard import APPLIED, NOT_FINITE, OVERFLOW, SPIKE, Diverged, StepGuard, decision, withhold
+from src.modules.optimizer import AdamW
 from tests.modules.poison import digest
 from tests.strategies import zero_worker
 
@@ -145,6 +149,63 @@ def test_an_impossible_setting_is_one_sentence(setting: dict[str, Any], words: s
         Guard(**setting)
 
 
+# Loss scaling of fp16, which Lightning allows on the CPU only when asked like this
+
+
+class Scaled(L.LightningModule):
+    """A layer whose gradients are NaN in every step if ``broken``."""
+
+    def __init__(self, guard: Guard, broken: bool) -> None:
+        super().__init__()
+        self.guard, self.broken, self.layer = guard, broken, torch.nn.Linear(4, 4)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        hidden = self.layer(batch)
+        if self.broken:
+            hidden.register_hook(lambda gradient: gradient * math.nan)
+        self.loss = hidden.float().square().mean()
+        return self.loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return AdamW(lr=0.01).build(self, gradients_are_scaled=True)
+
+    def configure_gradient_clipping(self, optimizer: Any, *settings: Any, **named: Any) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        self.guard.before_step(self.trainer, optimizer, self.loss, norm)
+
+
+def train_scaled(scale: float, steps: int, guard: Guard, broken: bool = False) -> tuple[Scaled, float]:
+    """A run of a few steps; the module and the scale at its end."""
+    torch.manual_seed(0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    module = Scaled(guard, broken)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        plugins=[MixedPrecision("16-mixed", "cpu", scaler)],
+        callbacks=[guard],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(torch.ones(steps, 4), batch_size=1))
+    return module, scaler.get_scale()
+
+
+def test_steps_that_seek_the_loss_scale_are_no_divergence(caplog: pytest.LogCaptureFixture) -> None:
+    guard = Guard(max_in_row=2)
+    _, scale = train_scaled(2.0**24, 30, guard)
+    assert scale < 2.0**22  # more than two steps in a row overflowed
+    assert 2 < float(guard.steps.skipped) < 30
+    assert "skipped" not in caplog.text
+
+
+def test_gradients_that_overflow_at_any_loss_scale_stop_the_run() -> None:
+    with pytest.raises(Diverged, match=r"the 3 optimizer steps from 4 to 6 were all skipped.*gradient norm is nan"):
+        train_scaled(8.0, 20, Guard(max_in_row=3), broken=True)
+
+
 # Whole runs
 
 
@@ -258,14 +319,14 @@ def test_a_resumed_run_has_the_history_of_an_uninterrupted_one(one: Runs) -> Non
 
 
 @pytest.mark.slow
-def test_a_hopeless_run_stops_and_names_the_last_good_checkpoint(one: Runs) -> None:
+def test_a_hopeless_run_stops_and_names_the_checkpoint_from_before_its_last_update(one: Runs) -> None:
     guard = {"max_in_row": 2}
-    run = one.run("hopeless", guard=guard, poison=poison("loss", [4, 5, 6]), last={"every_n_steps": 1})
+    run = one.run("hopeless", guard=guard, poison=poison("loss", [4, 5, 6]), last={"every_n_steps": 1, "keep_last": 9})
     with pytest.raises(Diverged) as stop:
         zero_worker.carry_out(one.plan("hopeless", run))
     said = str(stop.value)
     assert "the 2 optimizer steps from 4 to 5 were all skipped" in said and "because the loss is nan" in said
-    assert str(one.folder / "hopeless" / "checkpoints" / "step_00000003.ckpt") in said and "lower optimizer.lr" in said
+    assert str(one.folder / "hopeless" / "checkpoints" / "step_00000002.ckpt") in said and "lower optimizer.lr" in said
     assert stop.value.exit_status == 3
 
 

@@ -42,7 +42,7 @@ def batch() -> dict[str, Any]:
 def made(compose_train: Compose, base: ModelSpec, preset: str, *more: str) -> Any:
     if preset == "qlora":
         pytest.importorskip("bitsandbytes")
-    cfg = compose_train(["experiment=sft_demo", f"adapter={preset}", "module.activation_checkpointing=full", *more])
+    cfg = compose_train(["experiment=sft_demo", f"adapter={preset}", "adapter.dropout=0", *more])
     torch.manual_seed(0)
     module = build(cfg.module, model=base)
     module.configure_model()
@@ -115,6 +115,21 @@ def test_qlora_keeps_four_bits_a_weight_and_its_adapter_fits_whole_weights(
     with torch.no_grad():
         losses = [float(supervised_loss(model, batch()).total) for model in (module.model, whole, load_model(base))]
     assert losses[1] == pytest.approx(losses[0], rel=0.05) and losses[1] < 0.95 * losses[2]
+
+
+def test_gradients_pass_through_weights_of_four_bits_after_an_evaluation_too(
+    compose_train: Compose, base: ModelSpec
+) -> None:
+    module = made(compose_train, base, "qlora")
+    tuned(module, steps=1)  # or the adapter's second half is zero and the first gets no gradient
+    found = []
+    for _ in range(2):
+        module.model.train().zero_grad()
+        supervised_loss(module.model, batch()).total.backward()
+        found.append([p.grad.clone() for p in module.model.parameters() if p.requires_grad])
+        logits(module.model.eval())
+    for before, after in zip(*found, strict=True):
+        torch.testing.assert_close(after, before)
 
 
 def test_the_frozen_weights_may_be_bfloat16_under_an_adapter_of_float32(
