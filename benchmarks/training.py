@@ -26,7 +26,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def compare_steps(loops: dict[str, Contestant], model: str, what: str, console: 
         apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
         times = (step_ms(peer, "wall_s"), step_ms(peer, "cpu_s"))
         table.add_row(peer.name, *(f"{value:.1f}" for value in times), f"{wall:.3f}", f"{cpu:.3f}")
-        note = f"{what}; median ratio of {len(ours.measured)} turns; CPU time {cpu:.3f}; losses within {apart:.1e}"
+        note = f"{model}, {what}; median ratio of {len(ours.measured)} turns; CPU time {cpu:.3f}; losses within {apart:.1e}"
         yield Result(f"training.{metric}.{model}", step_ms(ours, "wall_s"), times[0], peer.name, wall, "ms/step", note)
     console.print(table)
 
@@ -177,7 +177,7 @@ def compare_speeds(
     console.print(table)
     plan = data.plan
     note = (
-        f"{data.what}; {seen[0]} tokens in {plan.steps} steps of ours and {plan.peer_steps} of {arguments.batch} × "
+        f"{arguments.model}; {data.what}; {seen[0]} tokens in {plan.steps} steps of ours and {plan.peer_steps} of {arguments.batch} × "
         f"{plan.peer_accumulation} segments; CPU time {ratios['cpu_s']:.2f}; held-out loss ours "
         f"{ours.end['held_out']:.4f}, peer {peer.end['held_out']:.4f}; over the whole source rows are "
         f"{plan.fill:.3f} full and padded batches {plan.peer_fill:.3f}; memory ours {ours.end['memory_gb']:.2f} GB, "
@@ -197,6 +197,15 @@ def thirds(turns: Sequence[Turn], rounds: int) -> dict[str, list[float]]:
         clock: [sum(turn.tokens for turn in piece) / sum(getattr(turn, clock) for turn in piece) for piece in pieces]
         for clock in ("wall_s", "cpu_s")
     }
+
+
+def plain_first(results: Sequence[Result]) -> Iterator[Result]:
+    """The first line of each metric without what it was measured on in its name: that is in the note."""
+    seen = set()
+    for result in results:
+        plain = ".".join(result.metric.split(".")[:2])
+        yield result if plain in seen else replace(result, metric=plain)
+        seen.add(plain)
 
 
 def measure(arguments: argparse.Namespace, scratch: Path, console: Console) -> Iterator[Result]:
@@ -244,7 +253,7 @@ def main() -> None:
             arguments.corpora = scratch / "corpora"
             arguments.corpora.mkdir()
             shutil.copy(ROOT / "data" / "demo" / "zh_verse.jsonl.gz", arguments.corpora / "zh.jsonl.gz")
-        results = list(measure(arguments, scratch, console))
+        results = list(plain_first(list(measure(arguments, scratch, console))))
     for result in results:
         console.print(f"{result.metric}: {result.ratio:.3f}", highlight=False)
     if not arguments.dry_run:

@@ -196,7 +196,7 @@ def run_apart() -> dict[str, float]:
     """
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
-    settings = [f"hydra.run.dir='{folder}'", f"hydra.job.num={hydra_cfg.job.num}", "hydra.mode=RUN"]
+    settings = [f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]
     command = [sys.executable, str(ROOT / "train.py"), *hydra_cfg.overrides.task, *settings]
     process = subprocess.Popen(command, cwd=hydra_cfg.runtime.cwd)
     with _ending_with(process):

@@ -73,7 +73,7 @@ def load_model(
             # On a CPU an evaluation would turn the weights into a layout through which no gradients pass, for good and
             # without an error (bitsandbytes 0.50).
             if hasattr(module, "support_avx512bf16_for_cpu"):
-                pass
+                module.support_avx512bf16_for_cpu = False
         return model
     if random:
         config = AutoConfig.from_pretrained(folder)

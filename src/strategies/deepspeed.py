@@ -15,6 +15,7 @@ A checkpoint is a folder with files for each process; `src.strategies.zero_check
 DeepSpeed is imported only when a run uses it: the import takes seconds.
 """
 
+import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -56,6 +57,7 @@ class ZeroStrategy(DeepSpeedStrategy):
             self.config.setdefault(section, {}).update(values)
         self.discard_gradients = False
         self._zero_step: Callable[..., Any] | None = None
+        self._engine: Any = None
 
     # Processes
 
@@ -85,6 +87,34 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.set_world_ranks()
         with _without_shared_memory_extension():
             self._init_deepspeed_distributed()
+
+    # Engines: one to train, one for each validation apart from training
+
+    def init_deepspeed(self) -> None:
+        if self._engine is not None:  # its hooks on the model would take part in what comes
+            if hasattr(self._engine.optimizer, "empty_partition_cache"):
+                self._engine.optimizer.empty_partition_cache()
+            self._engine.destroy()
+            self._zero_step = None
+        super().init_deepspeed()
+        self._engine = self.model
+
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        # Lightning's own takes all hooks off the model, also those of the model itself and of adapters.
+        import deepspeed
+
+        assert isinstance(self.config, dict)
+        names = {"fp16", "bf16"} | (
+            {"zero_optimization", "zero_allow_untested_optimizer"} if self.zero_stage_3 else set()
+        )
+        config = {name: self.config[name] for name in names & self.config.keys()}
+        self.model, *_ = deepspeed.initialize(
+            args=argparse.Namespace(device_rank=self.root_device.index),
+            config={"train_micro_batch_size_per_gpu": 1, **config},
+            model=model,
+            model_parameters=[],
+            dist_init_required=False,
+        )
 
     # Steps
 
