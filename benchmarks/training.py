@@ -114,7 +114,7 @@ def compare_steps(loops: dict[str, Contestant], model: str, what: str, console: 
         apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
         times = (step_ms(peer, "wall_s"), step_ms(peer, "cpu_s"))
         table.add_row(peer.name, *(f"{value:.1f}" for value in times), f"{wall:.3f}", f"{cpu:.3f}")
-        note = f"{model}, {what}; median ratio of {len(ours.measured)} turns; CPU time {cpu:.3f}; losses within {apart:.1e}"
+        note = f"{model}, {what}; median of {len(ours.measured)} turns; CPU time {cpu:.3f}; losses within {apart:.1e}"
         yield Result(f"training.{metric}.{model}", step_ms(ours, "wall_s"), times[0], peer.name, wall, "ms/step", note)
     console.print(table)
 
@@ -177,8 +177,8 @@ def compare_speeds(
     console.print(table)
     plan = data.plan
     note = (
-        f"{arguments.model}; {data.what}; {seen[0]} tokens in {plan.steps} steps of ours and {plan.peer_steps} of {arguments.batch} × "
-        f"{plan.peer_accumulation} segments; CPU time {ratios['cpu_s']:.2f}; held-out loss ours "
+        f"{arguments.model}; {data.what}; {seen[0]} tokens in {plan.steps} steps of ours and {plan.peer_steps} of "
+        f"{arguments.batch} × {plan.peer_accumulation} segments; CPU time {ratios['cpu_s']:.2f}; held-out loss ours "
         f"{ours.end['held_out']:.4f}, peer {peer.end['held_out']:.4f}; over the whole source rows are "
         f"{plan.fill:.3f} full and padded batches {plan.peer_fill:.3f}; memory ours {ours.end['memory_gb']:.2f} GB, "
         f"peer {peer.end['memory_gb']:.2f} GB"

@@ -35,8 +35,8 @@ class Watchdog(Callback):
 
     Args:
         timeout_s: seconds without progress (a micro-batch, a validation batch, a saved checkpoint) until a run hangs.
-            Longer than the longest thing that one rank does alone, such as writing samples; shorter than the timeout
-            of communication, or that one speaks first and knows no names.
+            Longer than loading the weights, compiling, saving or writing samples takes; shorter than the timeout of
+            communication, or that one speaks first and knows no names.
         slow_factor: a rank is slow whose own time for a step is so many times the median of all ranks.
         window: optimizer steps that slowness is judged by.
         heartbeat_s: seconds between two signs of life.

@@ -115,16 +115,22 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
 
 
 class EvaluationDataset(Dataset[dict[str, Tensor]]):
-    """Every packed row of one source once, in order, padded with empty rows to ``count`` so that ranks stay equal."""
+    """The first ``used`` packed rows of one source once, in order; None: all.
 
-    def __init__(self, segments: Segments, rows: Rows, max_length: int, pad_id: int, count: int) -> None:
+    They are padded with empty rows to ``count``, so that ranks stay equal and losses are those of one process.
+    """
+
+    def __init__(
+        self, segments: Segments, rows: Rows, max_length: int, pad_id: int, count: int, used: int | None = None
+    ) -> None:
         self.segments, self.rows, self.max_length, self.pad_id, self.count = segments, rows, max_length, pad_id, count
+        self.used = len(rows) if used is None else used
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row = self.rows.row(index) if index < len(self.rows) else np.zeros(0, np.int64)
+        row = self.rows.row(index) if index < self.used else np.zeros(0, np.int64)
         return packed_row(self.segments, row, self.max_length, self.pad_id)
 
 

@@ -218,7 +218,7 @@ class PackedDataModule(L.LightningDataModule):
         for segments, rows in zip(self.sources.validation.values(), self._validation_rows, strict=True):
             used = min(len(rows), self.validation_rows)
             step = self.micro_batch_size * world_size
-            dataset = EvaluationDataset(segments, rows, self.max_length, self.pad_id, -(-used // step) * step)
+            dataset = EvaluationDataset(segments, rows, self.max_length, self.pad_id, -(-used // step) * step, used)
             batches = [list(range(start + rank, start + step, world_size)) for start in range(0, len(dataset), step)]
             loaders.append(DataLoader(dataset, batch_sampler=batches, **self._loader_options()))
         return loaders

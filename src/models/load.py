@@ -68,7 +68,8 @@ def load_model(
     if quantization is not None:
         settings = quantized_loading(quantization, torch_dtype, random)
         settings |= {"device_map": {"": device or "cpu"}, "attn_implementation": attn_implementation}
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, **settings)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, **settings)
+        module: Any
         for module in model.modules():
             # On a CPU an evaluation would turn the weights into a layout through which no gradients pass, for good and
             # without an error (bitsandbytes 0.50).

@@ -84,6 +84,12 @@ def test_evaluation_pads_with_rows_without_loss() -> None:
     assert sum(int((data[index]["labels"] != IGNORED).sum()) for index in range(4)) == 3 * 8
 
 
+def test_evaluation_reads_no_row_beyond_those_that_are_used() -> None:
+    segments = encoded([16, 16, 16])
+    data = EvaluationDataset(segments, pack(segments.lengths, 16), 16, 0, count=2, used=1)
+    assert data[0]["counts"].tolist()[2] == 8 and data[1]["counts"].tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("length", [1, 16])
 def test_segments_of_extreme_lengths_fit(length: int) -> None:
     row = packed_row(encoded([length]), np.array([0]), 16, pad_id=0)
