@@ -165,8 +165,8 @@ class RankBatches(Sampler[list[int]]):
     """The micro-batches of one rank, from ``consumed`` samples on to ``end``, or for ever.
 
     A micro-step takes ``world_size × micro_batch_size`` consecutive samples, of which each rank takes
-    ``micro_batch_size`` in turn: global batches, and micro-batches by their number in one, hold the same samples however
-    many ranks share them. Where ``end`` is a multiple of the global batch, all ranks end with the same micro-step.
+    ``micro_batch_size`` in turn: global batches, and micro-batches by their number in one, hold the same samples on any
+    number of ranks. Where ``end`` is a multiple of the global batch, all ranks end with the same micro-step.
     """
 
     def __init__(

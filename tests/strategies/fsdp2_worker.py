@@ -14,10 +14,10 @@ from src.strategies.fsdp2 import FullyShard, gathered_state_dict
 
 
 class Pieces(Callback):
-    """Writes down what a process holds while it trains: memory to get there, own elements, whole weights at the end."""
+    """Writes down what a process holds while it trains: memory to get there, own elements, ``weights`` at the end."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder, self.found = Path(folder), dict[str, Any]()
+    def __init__(self, folder: str, weights: bool = True) -> None:
+        self.folder, self.weights, self.found = Path(folder), weights, dict[str, Any]()
         self._memory = measured_memory()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -38,7 +38,8 @@ class Pieces(Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(trainer.strategy, FullyShard)
-        whole = gathered_state_dict(pl_module.model)
-        if trainer.is_global_zero:
-            torch.save(whole, self.folder / "weights.pt")
+        if self.weights:
+            whole = gathered_state_dict(pl_module.model)
+            if trainer.is_global_zero:
+                torch.save(whole, self.folder / "weights.pt")
         (self.folder / f"pieces_{os.environ['RANK']}.json").write_text(json.dumps(self.found))

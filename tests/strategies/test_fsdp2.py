@@ -64,7 +64,11 @@ class Plan:
             "last": {"every_n_steps": HALF, "keep_last": 5},
         }
         if trainer == "fsdp2":
-            watched["pieces"] = {"_target_": "fsdp2_worker.Pieces", "folder": str(self.folder / name)}
+            watched["pieces"] = {
+                "_target_": "fsdp2_worker.Pieces",
+                "folder": str(self.folder / name),
+                "weights": model in self.models,
+            }
         devices = ["trainer.accelerator=cpu", f"trainer.devices={processes}"]
         overrides = [*self.base, *self.models.get(model, [model]), f"trainer={trainer}", *devices, *more]
         self.runs.append({"name": name, "overrides": overrides, "callbacks": {**watched, **callbacks}})
@@ -89,10 +93,15 @@ def pretrained(llama_tiny: ModelSpec, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def large(llama_tiny: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 200 MB in which no weight is large."""
+    """A model of 330 MB in which no layer is large."""
     torch.manual_seed(6)
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=128, intermediate_size=2048, num_hidden_layers=48, num_attention_heads=8
+        vocab_size=49152,
+        hidden_size=128,
+        intermediate_size=8192,
+        num_hidden_layers=24,
+        num_attention_heads=8,
+        tie_word_embeddings=True,
     )
     model = LlamaForCausalLM(config)
     return export_model(model, load_tokenizer(llama_tiny), tmp_path_factory.mktemp("models") / "large")
@@ -121,6 +130,7 @@ def one(plan: Plan) -> Path:
     plan.add("one_pretrained", "pretrained", "cpu", 1)
     plan.add("one_lora", "lora", "cpu", 1)
     plan.add("one_dora", "dora", "cpu", 1, f"trainer.max_steps={HALF}")
+    plan.add("one_short", "pretrained", "cpu", 1, f"trainer.max_steps={HALF}")
     plan.add("one_bf16", "pretrained", "cpu", 1, f"trainer.max_steps={HALF}", "trainer.precision=bf16-mixed")
     zero_worker.carry_out(plan.write("one"))
     return plan.folder
@@ -191,13 +201,11 @@ class TestTwoProcesses:
 
     @pytest.mark.parametrize("run", ["fsdp2_other", "fsdp2_replicas"])
     def test_other_layouts_compute_the_same(self, one: Path, pair: Path, run: str) -> None:
-        assert zero_worker.losses(pair / run) == pytest.approx(
-            zero_worker.losses(one / "one_pretrained")[:HALF], abs=1e-5
-        )
+        assert zero_worker.losses(pair / run) == pytest.approx(zero_worker.losses(one / "one_short"), abs=1e-5)
 
     def test_bf16_stays_near_one_process_and_keeps_fp32_pieces(self, one: Path, pair: Path) -> None:
         alone, both = zero_worker.losses(one / "one_bf16"), zero_worker.losses(pair / "fsdp2_bf16")
-        exact = zero_worker.losses(one / "one_pretrained")[:HALF]
+        exact = zero_worker.losses(one / "one_short")
         assert both != pytest.approx(exact, abs=1e-6)  # it really computes in 16 bit
         assert both == pytest.approx(exact, abs=2e-2) and both == pytest.approx(alone, abs=2e-2)
         assert pieces(pair / "fsdp2_bf16")[0]["dtypes"] == ["torch.float32"]
@@ -214,7 +222,7 @@ class TestTwoProcesses:
     def test_no_process_ever_holds_all_weights_while_loading(self, pair: Path) -> None:
         for found in pieces(pair / "fsdp2_large"):
             whole = 4 * found["all"]
-            assert whole > 200e6 and found["own"] < 0.51 * found["all"]
+            assert whole > 300e6 and found["own"] < 0.51 * found["all"]
             assert found["peak_bytes"] < 0.75 * whole  # its half, and one group of layers
 
     def test_tied_embeddings_stay_tied(self, pair: Path) -> None:
