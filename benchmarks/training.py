@@ -147,7 +147,7 @@ def effective(
     theirs = settings | {
         "loop": "hf",
         "overrides": [*common(precision, plan.peer_steps), *overrides],
-        "hf_batch_size": arguments.batch,
+        "hf_batch_size": plan.peer_batch,
         "hf_accumulation": plan.peer_accumulation,
         "hf_collator": "seq2seq" if part == "sft" else "language_modeling",
     }
@@ -178,7 +178,7 @@ def compare_speeds(
     plan = data.plan
     note = (
         f"{arguments.model}; {data.what}; {seen[0]} tokens in {plan.steps} steps of ours and {plan.peer_steps} of "
-        f"{arguments.batch} × {plan.peer_accumulation} segments; CPU time {ratios['cpu_s']:.2f}; held-out loss ours "
+        f"{plan.peer_batch} × {plan.peer_accumulation} segments; CPU time {ratios['cpu_s']:.2f}; held-out loss ours "
         f"{ours.end['held_out']:.4f}, peer {peer.end['held_out']:.4f}; over the whole source rows are "
         f"{plan.fill:.3f} full and padded batches {plan.peer_fill:.3f}; memory ours {ours.end['memory_gb']:.2f} GB, "
         f"peer {peer.end['memory_gb']:.2f} GB"
@@ -215,13 +215,13 @@ def measure(arguments: argparse.Namespace, scratch: Path, console: Console) -> I
         yield from overhead(arguments, precision, scratch, console)
     if "pretrain" in arguments.parts:
         corpus = corpus_file(arguments.corpora, arguments.language)
-        cut = (arguments.max_length, arguments.batch, arguments.rounds + 1, scratch)
+        cut = (arguments.max_length, arguments.pretrain_batch, arguments.rounds + 1, scratch)
         for short in (False, True):
             data = pretraining_set(corpus, arguments.language, short, *cut)
             yield from effective(data, "pretrain", arguments, precision, scratch, console)
     if "sft" in arguments.parts:
         spec = find_model(arguments.model)
-        cut = (512, arguments.batch, 2 * arguments.rounds + 1, scratch)
+        cut = (512, arguments.sft_batch, 2 * arguments.rounds + 1, scratch)
         data = instruction_set(arguments.instructions, spec, *cut)
         yield from effective(data, "sft", arguments, precision, scratch, console)
 
@@ -242,8 +242,9 @@ def main() -> None:
     parser.add_argument("--corpora", type=Path, help="folder of <language>.jsonl.gz")
     parser.add_argument("--language", default="zh", choices=("zh", "en", "code"), help="which of the corpora")
     parser.add_argument("--instructions", type=Path, default=ROOT / "data" / "sft" / "demo_ie" / "train.jsonl")
-    parser.add_argument("--max-length", type=int, default=512, help="tokens of a segment and of a packed row")
-    parser.add_argument("--batch", type=int, default=8, help="segments that the peer pads and runs at once")
+    parser.add_argument("--max-length", type=int, default=1024, help="of pretrain: tokens of a segment and of a row")
+    parser.add_argument("--pretrain-batch", type=int, default=4, help="segments the peer pads and runs at once")
+    parser.add_argument("--sft-batch", type=int, default=8, help="the same for instructions")
     parser.add_argument("--dry-run", action="store_true", help="print the results and write no file")
     arguments = parser.parse_args()
     console = Console()

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
 HELD_OUT = 16  # segments or examples
 STEP_TOLERANCE = 0.12  # how far apart, as a logarithm, the real tokens of our steps and the peer's may lie
-MOST_TOKENS_AT_ONCE = 3072  # of ours: rows of a micro-batch
+MOST_TOKENS_AT_ONCE = 4096  # of ours: rows of a micro-batch
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Plan:
     segments: which of those there are.
     steps, rows: our optimizer steps, and packed rows in each.
     micro_batch: rows that go through the model at once.
-    peer_steps, peer_accumulation: the peer's.
+    peer_steps, peer_batch, peer_accumulation: the peer's steps, segments in a batch, and batches in a step.
     fill, peer_fill: share of positions that hold a real token: in packed rows, and in padded random batches, over the
         whole source and not only what of it is trained on.
     """
@@ -50,6 +50,7 @@ class Plan:
     rows: int
     micro_batch: int
     peer_steps: int
+    peer_batch: int
     peer_accumulation: int
     fill: float
     peer_fill: float
@@ -89,7 +90,7 @@ def plan(lengths: NDArray[np.integer], max_length: int, batch: int, peer_steps: 
     first, made = found
     micro = max(m for m in range(1, rows + 1) if rows % m == 0 and (m == 1 or m * max_length <= MOST_TOKENS_AT_ONCE))
     chosen = slice(first, first + size)
-    return Plan(chosen, made // rows, rows, micro, peer_steps, accumulation, fill, padded_fill(lengths, batch))
+    return Plan(chosen, made // rows, rows, micro, peer_steps, batch, accumulation, fill, padded_fill(lengths, batch))
 
 
 def padded_fill(lengths: NDArray[np.integer], batch: int) -> float:
