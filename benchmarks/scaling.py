@@ -34,7 +34,7 @@ from src.strategies.step_time import Assumptions, StepTime, estimate_step
 SEED_STEP_S = 260.0  # KnowLM's README, section 3.2
 OVERLAP = 0.8
 # Assumed of a single device without communication: Megatron-LM reports 41 to 48 % on H100 for 2B to 462B parameters,
-# torchtitan 36 to 41 % (8B, length 8192), nanochat 41 to 46 %. On V100, without flash kernels and bf16, less.
+# torchtitan 33 to 41 % (8B, length 8192), nanochat 41 to 46 %. On V100, without flash kernels and bf16, less.
 H100_MFU, V100_MFU = 0.45, 0.35
 GBIT = 1e9 / 8
 H100_NETWORK = 0.75 * 8 * 400 * GBIT  # eight cards of 400 Gbit/s in a node, three quarters of which a ring reaches

@@ -34,11 +34,12 @@ VOCABULARY = 32000
 PACKAGES = ("torch", "lightning", "transformers", "accelerate", "liger-kernel", "flash-attn", "triton")
 TURNS = 4  # the first one warms up
 BYTES_OF_A_WEIGHT = 18  # weight, gradient and two moments in float32, and the copy in bfloat16 that autocast keeps
-ATTENTION = {
+ATTENTION = {  # what can be asked for, and the package it needs beside PyTorch
+    "sdpa": None,
     "varlen": None,
+    "flex_attention": None,
     "flash_attention_2": "flash_attn",
     "flash_attention_3": "flash_attn_interface",
-    "sdpa": None,
 }
 HF = "Hugging Face Trainer"
 OURS = "ours"
@@ -151,6 +152,8 @@ def cases(sizes: Sequence[str], lengths: Sequence[int], device: str) -> Iterator
 def switches(device: str) -> dict[str, tuple[str, ...]]:
     """Each optimisation in another position than `OURS` has it."""
     attention = [name for name, package in ATTENTION.items() if package is None or importlib.util.find_spec(package)]
+    if device == "cpu":
+        attention.remove("flex_attention")  # it has no backward pass there
     found: dict[str, tuple[str, ...]] = {
         "all logits": ("module.loss=full",),
         "compile off": ("module.compile=false",),

@@ -138,10 +138,10 @@ class HuggingFaceTurns(TrainerCallback):
 
 
 def real_tokens(batch: dict[str, Tensor]) -> int:
-    """Tokens that are no padding."""
-    if "attention_mask" in batch:
-        return int(batch["attention_mask"].sum())
-    return int(batch["counts"][:, 0].sum())  # counted by our loader, see `src.datamodules.batches`
+    """Tokens that are no padding: as our loader counted them, as the mask says, or all of them."""
+    if "counts" in batch:
+        return int(batch["counts"][:, 0].sum())
+    return int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
 
 
 def peak_memory_gb(device: torch.device) -> float:

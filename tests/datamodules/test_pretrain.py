@@ -69,7 +69,7 @@ def run(data: PretrainDataModule, world_size: int, steps: int | None = None) -> 
         for rank in range(world_size)
     ]
     assert len({len(batches) for batches in ranks}) == 1
-    samples = [token for step in zip(*ranks, strict=True) for row in zip(*step, strict=True) for token in row]
+    samples = [token for step in zip(*ranks, strict=True) for micro_batch in step for token in micro_batch]
     return [samples[start : start + GLOBAL_BATCH] for start in range(0, len(samples), GLOBAL_BATCH)]
 
 
