@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 @command("train")
 def main(cfg: DictConfig) -> float | None:
     if cfg.preflight.enabled:
-        from src.strategies.preflight import preflight
+        from src.preflight.preflight import preflight
 
         preflight(cfg)
         return None

@@ -38,9 +38,9 @@ from saving import save
 
 from src.models.architecture import architecture_of
 from src.models.zoo import find_model
-from src.strategies.activations import head_input_bytes
-from src.strategies.memory import estimate_memory
-from src.strategies.plan import Plan
+from src.preflight.activations import head_input_bytes
+from src.preflight.memory import estimate_memory
+from src.preflight.plan import Plan
 
 MIB = 2**20
 SEGMENTS = 4  # in a row
@@ -95,7 +95,7 @@ def measure(case: tuple[str, str, int, int, str, int, str, str]) -> dict[str, fl
 
     from src.command import CONFIGS
     from src.modules.loss import supervised_loss
-    from src.strategies.saved_tensors import saved_bytes
+    from src.preflight.saved_tensors import saved_bytes
     from train import build
 
     name, precision, rows, length, checkpointing, accumulation, attention, loss = case

@@ -4,8 +4,8 @@
     python benchmarks/scaling.py
 
 Nothing here is measured: no GPU was at hand. A step's time follows from model FLOPs, the share of the peak that one
-device is assumed to reach alone, and the bytes that ZeRO-3 moves over links and network (`src.strategies.step_time`).
-For each machine the plan is the fastest of those that fit its memory by `src.strategies.memory`; KnowLM's run is its
+device is assumed to reach alone, and the bytes that ZeRO-3 moves over links and network (`src.preflight.step_time`).
+For each machine the plan is the fastest of those that fit its memory by `src.preflight.memory`; KnowLM's run is its
 own recipe beside its published 260 s a step. Prints a table of all, with the tokens/s of half and double the network,
 and writes benchmarks/results/scaling.json.
 """
@@ -25,11 +25,11 @@ from saving import save
 
 from src.models.architecture import architecture_of
 from src.models.zoo import find_model
-from src.strategies.advice import fits
-from src.strategies.gpus import GIB, find_gpu
-from src.strategies.memory import estimate_memory
-from src.strategies.plan import Plan
-from src.strategies.step_time import Assumptions, StepTime, estimate_step
+from src.preflight.advice import fits
+from src.preflight.gpus import GIB, find_gpu
+from src.preflight.memory import estimate_memory
+from src.preflight.plan import Plan
+from src.preflight.step_time import Assumptions, StepTime, estimate_step
 
 SEED_STEP_S = 260.0  # KnowLM's README, section 3.2
 OVERLAP = 0.8

@@ -12,8 +12,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from src.callbacks.checkpoint_files import problem_with, step_of
+from src.callbacks.step_guard import OVERFLOW, Decision, Diverged, StepGuard, decision, withhold
 from src.errors import UserError
-from src.modules.guard import OVERFLOW, Decision, Diverged, StepGuard, decision, withhold
 
 log = logging.getLogger(__name__)
 

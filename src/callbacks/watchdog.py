@@ -21,8 +21,8 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from src.callbacks.heartbeats import Beat, Heartbeats
 from src.callbacks.preemption import Preempted
+from src.callbacks.step_guard import Diverged
 from src.errors import UserError
-from src.modules.guard import Diverged
 
 log = logging.getLogger(__name__)
 

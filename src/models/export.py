@@ -199,8 +199,8 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _consolidated(folder: Path) -> dict[str, Any]:
     """A checkpoint in pieces, of DeepSpeed ZeRO or FSDP2, as one with whole weights; they must fit in memory."""
-    from src.strategies.fsdp2 import consolidated, is_sharded_checkpoint
-    from src.strategies.zero_checkpoint import ZeroCheckpoint
+    from src.models.fsdp2_checkpoint import consolidated, is_sharded_checkpoint
+    from src.models.zero_checkpoint import ZeroCheckpoint
 
     if is_sharded_checkpoint(folder):
         return consolidated(folder)

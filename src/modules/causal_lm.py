@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from src.errors import UserError
+from src.models.activation_checkpointing import Checkpointing
 from src.models.download import resolve
 from src.models.load import load_model
 from src.models.spec import ModelSpec
 from src.models.tokenizer import open_encoder
-from src.modules.activation_checkpointing import Checkpointing
 from src.modules.attention import choose_attention
 from src.modules.compiling import check_compile, compile_model
 from src.modules.fused_loss import LossKernel

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from src.errors import UserError
-from src.modules.activation_checkpointing import decoder_layers
+from src.models.activation_checkpointing import decoder_layers
 
 
 def check_compile(setting: Any, device: torch.device) -> None:

@@ -11,7 +11,7 @@ word:
 - on a CPU, DeepSpeed compiles an extension when the processes meet, and a process killed meanwhile leaves a lock at
   which every later run waits for ever (`ZeroStrategy.setup_distributed` does without the extension).
 
-A checkpoint is a folder with files for each process; `src.strategies.zero_checkpoint` reads it on any number of them.
+A checkpoint is a folder with files for each process; `src.models.zero_checkpoint` reads it on any number of them.
 DeepSpeed is imported only when a run uses it: the import takes seconds.
 """
 
@@ -29,7 +29,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.strategies.zero_checkpoint import ZeroCheckpoint, restore
+from src.models.zero_checkpoint import ZeroCheckpoint
+from src.strategies.zero_resume import restore
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ How the weights get into their pieces is `src.strategies.sharded_loading`.
 """
 
 import dataclasses
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +22,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from src.errors import UserError
+from src.models.fsdp2_checkpoint import METADATA_FILE, saved_names
 
-METADATA_FILE = "meta.pt"  # Lightning's name for what of a sharded checkpoint is no tensor
 _CALL = "call_within_root"
 
 
@@ -238,39 +238,6 @@ def full_tensor(tensor: Tensor) -> Tensor:
     """The whole of a tensor that may be in pieces; all ranks must call it."""
     whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return whole
-
-
-def consolidated(folder: Path) -> dict[str, Any]:
-    """A sharded checkpoint as one with whole weights, without starting processes; they must fit in memory."""
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-
-    content: dict[str, Any] = torch.load(folder / METADATA_FILE, map_location="cpu", weights_only=False, mmap=True)
-    entries = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
-    state = {
-        name.removeprefix("state_dict."): torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in entries.items()
-        if name.startswith("state_dict.") and isinstance(entry, TensorStorageMetadata)
-    }
-    dcp.load({"state_dict": state}, checkpoint_id=folder, no_dist=True)
-    return {**content, "state_dict": state}
-
-
-def is_sharded_checkpoint(path: Path) -> bool:
-    """Whether a checkpoint is a folder that `FullyShard` wrote."""
-    return (path / METADATA_FILE).is_file() and (path / ".metadata").is_file()
-
-
-def saved_names(path: Path) -> Mapping[str, Any]:
-    """Names in a sharded checkpoint. Raises `UserError` where it is none."""
-    import torch.distributed.checkpoint as dcp
-
-    if not is_sharded_checkpoint(path):
-        raise UserError(
-            f"checkpoint '{path}' was not written by trainer=fsdp2: resume with the trainer that wrote it, or export "
-            "it with scripts/export.py and start a new run with model=FOLDER"
-        )
-    return dcp.FileSystemReader(path).read_metadata().state_dict_metadata
 
 
 def reshard(module: nn.Module) -> None:

@@ -17,10 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from src.errors import UserError
 from src.models.export import export_checkpoint, export_model
+from src.models.fsdp2_checkpoint import is_sharded_checkpoint, saved_names
 from src.models.load import load_model, load_tokenizer, without_weights
 from src.models.spec import ModelSpec
 from src.models.zoo import find_model
-from src.strategies.fsdp2 import FullyShard, decoder_layers, is_sharded_checkpoint, saved_names
+from src.strategies.fsdp2 import FullyShard, decoder_layers
 from src.strategies.sharded_loading import readable_rows
 
 HALF, STEPS = 10, 20

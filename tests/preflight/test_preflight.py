@@ -13,13 +13,13 @@ from omegaconf import DictConfig
 
 from src.command import ROOT, group_options, rewrite_arguments
 from src.errors import UserError
+from src.preflight.advice import advice, fits, single_changes
+from src.preflight.gpus import GIB, find_gpu
+from src.preflight.memory import estimate_memory
+from src.preflight.preflight import Preflight, estimate, preflight, refuse
 from src.shards.format import ShardWriter
 from src.shards.manifest import Counts, Manifest
 from src.shards.packing import pack
-from src.strategies.advice import advice, fits, single_changes
-from src.strategies.gpus import GIB, find_gpu
-from src.strategies.memory import estimate_memory
-from src.strategies.preflight import Preflight, estimate, preflight, refuse
 
 Compose = Callable[[Sequence[str]], DictConfig]
 

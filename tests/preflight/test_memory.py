@@ -12,8 +12,8 @@ from src.models.spec import ModelSpec
 from src.models.zoo import find_model
 from src.modules.lora import LoRASettings
 from src.modules.optimizer import AdamW
-from src.strategies.memory import estimate_memory, frozen_bytes, trained_parameters
-from src.strategies.plan import AdapterPlan, Plan
+from src.preflight.memory import estimate_memory, frozen_bytes, trained_parameters
+from src.preflight.plan import AdapterPlan, Plan
 
 GB = 1e9
 SHAPE_13B = architecture_of(find_model("llama2_13b"))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from src.models.architecture import Architecture
-from src.strategies.plan import Plan
+from src.preflight.plan import Plan
 
 FLOAT32 = 4
 ATTENTION_INPUTS, MLP_INPUTS = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")

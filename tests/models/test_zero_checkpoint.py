@@ -7,8 +7,8 @@ import torch
 
 from src.errors import UserError
 from src.models.export import read_checkpoint
+from src.models.zero_checkpoint import WEIGHT, ZeroCheckpoint
 from src.strategies.deepspeed import ZeroStrategy
-from src.strategies.zero_checkpoint import WEIGHT, ZeroCheckpoint
 
 
 def write_stage_3(folder: Path, weights: dict[str, torch.Tensor], processes: int) -> None:

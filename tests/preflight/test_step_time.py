@@ -6,9 +6,9 @@ import pytest
 
 from src.models.architecture import architecture_of
 from src.models.zoo import find_model
-from src.strategies.gpus import GPUS, find_gpu
-from src.strategies.plan import AdapterPlan, Plan
-from src.strategies.step_time import Assumptions, communication_bytes, estimate_step, model_flops
+from src.preflight.gpus import GPUS, find_gpu
+from src.preflight.plan import AdapterPlan, Plan
+from src.preflight.step_time import Assumptions, communication_bytes, estimate_step, model_flops
 
 SHAPE = architecture_of(find_model("llama2_13b"))
 N = SHAPE.parameters

@@ -9,14 +9,14 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from src.models.activation_checkpointing import Checkpointing
 from src.models.architecture import Architecture
-from src.modules.activation_checkpointing import Checkpointing
 from src.modules.attention import choose_attention
 from src.modules.fused_loss import LossKernel
 from src.modules.loss import supervised_loss, with_targets
-from src.strategies.activations import estimate_activations, head_input_bytes
-from src.strategies.plan import AdapterPlan, Plan
-from src.strategies.saved_tensors import saved_bytes
+from src.preflight.activations import estimate_activations, head_input_bytes
+from src.preflight.plan import AdapterPlan, Plan
+from src.preflight.saved_tensors import saved_bytes
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHAPE = Architecture(

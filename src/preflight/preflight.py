@@ -1,8 +1,8 @@
 """Before a run: what it takes in memory, time and money, computed from its config alone.
 
 ``python train.py experiment=… preflight=true`` touches no GPU, no network and no weights, and needs no token shards
-(where they are there, the steps of an epoch are counted exactly). The numbers are those of `src.strategies.memory` and
-`src.strategies.step_time`; a run that can't fit is refused with what would fit, see `src.strategies.advice`.
+(where they are there, the steps of an epoch are counted exactly). The numbers are those of `src.preflight.memory` and
+`src.preflight.step_time`; a run that can't fit is refused with what would fit, see `src.preflight.advice`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from src.errors import UserError
 from src.models.architecture import Architecture, architecture_of
 from src.models.spec import ModelSpec
-from src.strategies.advice import advice, fits
-from src.strategies.gpus import GIB, Gpu, find_gpu, gpu_present
-from src.strategies.memory import MemoryEstimate, estimate_memory
-from src.strategies.plan import AdapterPlan, Plan
-from src.strategies.preflight_table import preflight_table
-from src.strategies.step_time import Assumptions, StepTime, estimate_step
+from src.preflight.advice import advice, fits
+from src.preflight.gpus import GIB, Gpu, find_gpu, gpu_present
+from src.preflight.memory import MemoryEstimate, estimate_memory
+from src.preflight.plan import AdapterPlan, Plan
+from src.preflight.step_time import Assumptions, StepTime, estimate_step
+from src.preflight.table import preflight_table
 
 log = logging.getLogger(__name__)
 
@@ -324,7 +324,7 @@ def _quantization(cfg: DictConfig) -> str | None:
 
 def _rows_per_epoch(cfg: DictConfig, spec: ModelSpec, notes: list[str]) -> int | None:
     """Packed rows of an epoch: counted in the shards where they are, else as the config says it."""
-    from src.strategies.preflight_rows import count_rows
+    from src.preflight.rows import count_rows
 
     try:
         return count_rows(cfg, spec)

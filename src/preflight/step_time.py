@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from src.models.architecture import Architecture
-from src.strategies.memory import trained_parameters
-from src.strategies.plan import Plan
+from src.preflight.memory import trained_parameters
+from src.preflight.plan import Plan
 
 HOST_ADAM_BYTES = 30  # read and written in host memory for each parameter by AdamW: 4 read, 3 written, a 16-bit weight
 

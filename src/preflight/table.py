@@ -1,4 +1,4 @@
-"""What `src.strategies.preflight` found, as tables for a terminal."""
+"""What `src.preflight.preflight` found, as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.table import Table
 
-from src.strategies.advice import fits
-from src.strategies.gpus import GIB
+from src.preflight.advice import fits
+from src.preflight.gpus import GIB
 
 if TYPE_CHECKING:
-    from src.strategies.preflight import Preflight
+    from src.preflight.preflight import Preflight
 
 Row = tuple[str, str, str]  # what, how much, a remark
 

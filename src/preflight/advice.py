@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from src.models.architecture import Architecture
-from src.strategies.gpus import GIB, Gpu
-from src.strategies.memory import MemoryEstimate, estimate_memory
-from src.strategies.plan import Plan
+from src.preflight.gpus import GIB, Gpu
+from src.preflight.memory import MemoryEstimate, estimate_memory
+from src.preflight.plan import Plan
 
 Change = tuple[str, Plan]
 

@@ -3,7 +3,7 @@
 Weights, gradients and optimizer states follow Rajbhandari et al. 2019 (ZeRO, arXiv:1910.02054): with 16-bit weights and
 AdamW in float32 a parameter costs 2 + 2 + 12 bytes, and stages 1, 2 and 3 divide the 12, then the gradients, then the
 weights by the number of devices. Beside that stand buffers whose size the implementation sets: what is in DeepSpeed
-0.19 and in PyTorch 2's FSDP2 and DDP, not what the paper has. Activations: `src.strategies.activations`.
+0.19 and in PyTorch 2's FSDP2 and DDP, not what the paper has. Activations: `src.preflight.activations`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from src.models.architecture import Architecture
-from src.strategies.activations import Activations, estimate_activations
-from src.strategies.plan import QUANTIZATIONS, Plan
+from src.preflight.activations import Activations, estimate_activations
+from src.preflight.plan import QUANTIZATIONS, Plan
 
 FLOAT32 = 4
 MASTER_AND_MOMENTS = 12  # a float32 weight and AdamW's two moments

@@ -15,12 +15,12 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from src.callbacks.guard import Guard, last_checkpoint_before
+from src.callbacks.step_guard import APPLIED, NOT_FINITE, OVERFLOW, SPIKE, Diverged, StepGuard, decision, withhold
 from src.command import _sentences
 from src.errors import UserError
 from src.models.spec import ModelSpec
-from src.modules.guard import APPLIED, NOT_FINITE, OVERFLOW, SPIKE, Diverged, StepGuard, decision, withhold
 from src.modules.optimizer import AdamW
-from tests.modules.poison import digest
+from tests.callbacks.poison import digest
 from tests.strategies import zero_worker
 
 SPOILED = 3  # the step that is poisoned, counted from 1
@@ -236,7 +236,7 @@ class Runs:
             *overrides,
         ]
         folder = str(self.folder / name)
-        witness = {"_target_": "tests.modules.poison.Witness", "folder": folder}
+        witness = {"_target_": "tests.callbacks.poison.Witness", "folder": folder}
         losses = {"_target_": "tests.strategies.zero_worker.Losses", "folder": folder}
         return {
             "name": name,
@@ -254,7 +254,7 @@ class Runs:
 
 
 def poison(kind: str, steps: list[int], rank: int = 0) -> dict[str, Any]:
-    return {"_target_": "tests.modules.poison.Poison", "kind": kind, "steps": steps, "rank": rank}
+    return {"_target_": "tests.callbacks.poison.Poison", "kind": kind, "steps": steps, "rank": rank}
 
 
 @pytest.fixture(scope="module")

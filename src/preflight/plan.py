@@ -1,6 +1,6 @@
 """What a run will do to memory and time, as plain numbers: how it is spread, in which precision, with what kept.
 
-`src.strategies.preflight` makes a `Plan` of a training config; `src.strategies.memory` and `src.strategies.step_time`
+`src.preflight.preflight` makes a `Plan` of a training config; `src.preflight.memory` and `src.preflight.step_time`
 say what follows from it.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from src.errors import UserError
-from src.modules.activation_checkpointing import Checkpointing
+from src.models.activation_checkpointing import Checkpointing
 
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true")

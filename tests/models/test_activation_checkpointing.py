@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from src.datamodules.layout import with_layout
 from src.errors import UserError
-from src.modules.activation_checkpointing import Checkpointing
+from src.models.activation_checkpointing import Checkpointing
 from src.modules.loss import supervised_loss
 
 SETTINGS = ["selective", "full", "every_2", "every_3"]
