@@ -34,7 +34,7 @@ from peers import Contender, Work, find_peers, write_tokenizer_json
 from process_tree import Usage, run
 from rich.console import Console
 from rich.table import Table
-from saving import save
+from saving import Result, save
 
 from src.models.fast_tokenizer import describe_sentencepiece
 
@@ -50,19 +50,6 @@ TINY = """# It was a bright cold day in April, and all the clocks of the town th
 # 床前明月光，疑是地上霜。举头望明月，低头思故乡。春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。
 print("Nobody who had been there before was surprised by what they heard of it.")
 """
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of the results; `ratio` is how many times better ours is."""
-
-    metric: str
-    ours: float
-    peer: float | None
-    peer_name: str | None
-    ratio: float | None
-    unit: str
-    note: str
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,26 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the results. `ratio` is ours over the peer's: a time is better below 1, a speed above."""
+
+    metric: str
+    ours: float
+    peer: float | None
+    peer_name: str | None
+    ratio: float | None
+    unit: str
+    note: str
 
 
 def save(name: str, results: Sequence[dict[str, Any]], packages: Iterable[str]) -> None:

@@ -26,7 +26,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from rich.console import Console
 from rich.table import Table
-from saving import save
+from saving import Result, save
 from training_data import SmallSet, corpus_file, instruction_set, pretraining_set
 from training_turns import Contestant, Turn, race
 
@@ -51,19 +51,6 @@ OVERHEAD = {  # rows of a batch, tokens of a row, steps in a turn, by model
     "llama_tiny": (4, 128, 3),
 }
 PEER = "Hugging Face Trainer, dynamic padding"
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of the results. `ratio` is ours over the peer's: a time is better below 1, a speed above."""
-
-    metric: str
-    ours: float
-    peer: float | None
-    peer_name: str | None
-    ratio: float | None
-    unit: str
-    note: str
 
 
 def common(precision: str, steps: int) -> list[str]:

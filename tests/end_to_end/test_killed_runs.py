@@ -1,8 +1,6 @@
 """Runs killed without warning: the same command with ckpt_path=last ends with the bytes of an uninterrupted run."""
 
 import csv
-import json
-import os
 import random
 import signal
 import subprocess
@@ -17,29 +15,21 @@ import pytest
 from src.callbacks.checkpoint_files import newest, problem_with
 from src.command import ROOT
 from src.models.spec import ModelSpec
+from tests.end_to_end.tiny_runs import ENVIRONMENT, tiny_run
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 STEPS = 24
 DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 TIMED = ("throughput/", "memory/")  # columns that no two runs have in common
 
 
 @pytest.fixture(scope="module")
-def instructions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [{"instruction": f"Double {n}.", "input": "", "output": f"{2 * n}"} for n in range(100)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole(llama_tiny: ModelSpec, instructions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(instructions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of one process, with the checkpoint of step 12 kept."""
     return uninterrupted(tmp_path_factory.mktemp("whole") / "run", instructions)
 
 
 @pytest.fixture(scope="module")
-def whole_of_two(llama_tiny: ModelSpec, instructions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_of_two(instructions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with two processes."""
     return uninterrupted(tmp_path_factory.mktemp("whole_of_two") / "run", instructions, *DDP)
 
@@ -51,23 +41,15 @@ def uninterrupted(folder: Path, instructions: Path, *more: str) -> Path:
 
 def command(folder: Path, instructions: Path, *more: str) -> list[str]:
     """LoRA with dropout, two micro-batches a step (one on each of two processes), a checkpoint every fourth step."""
-    settings = [
-        "experiment=sft_demo",
-        "model=llama_tiny",
+    settings = tiny_run(
+        instructions,
         "adapter.dropout=0.1",
-        f"data.train='{instructions}'",
         f"hydra.run.dir='{folder}'",
-        "data.max_length=64",
-        "data.micro_batch_size=1",
-        "data.global_batch_size=2",
-        "trainer.precision=32-true",
         f"trainer.max_steps={STEPS}",
         "trainer.val_every_n_steps=6",
         "callbacks.last.every_n_steps=4",
-        "validate_before=false",
-        "logger=csv",
         *more,
-    ]
+    )
     return [sys.executable, str(ROOT / "train.py"), *settings]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from src.command import ROOT
-from src.models.spec import ModelSpec
+from tests.end_to_end.tiny_runs import tiny_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -25,28 +25,18 @@ TORCHRUN = ["-m", "torch.distributed.run"]
 
 
 @pytest.fixture(scope="module")
-def settings(llama_tiny: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def settings(instructions: Path) -> list[str]:
     """Of a run of 4 steps whose data both processes of a pair share."""
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [{"instruction": f"Double {n}.", "input": "", "output": f"{2 * n}"} for n in range(100)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return [
-        "experiment=sft_demo",
-        "model=llama_tiny",
-        f"data.train='{path}'",
-        "data.max_length=64",
-        "data.micro_batch_size=1",
+    return tiny_run(
+        instructions,
         "data.global_batch_size=4",
         "adapter.dropout=0",
-        "trainer.precision=32-true",
         "trainer.max_steps=4",
         "trainer.val_every_n_steps=2",
-        "validate_before=false",
         "callbacks.samples=null",
         "callbacks.best=null",
         "rendezvous_timeout_s=120",
-        "logger=csv",
-    ]
+    )
 
 
 def free_port() -> int:
@@ -95,14 +85,17 @@ def one(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[f
     return losses(root)
 
 
-def check(root: Path, said: str, one: list[float]) -> None:
-    """One run of two processes: the losses of one process, one folder, each line once, nothing of rank 1."""
-    assert losses(root) == pytest.approx(one, abs=1e-5)
-    assert said.count("step 4/4") == 1 and said.count("validation at step 4") == 1
-    assert len(re.findall(r"4 steps of 4 × 64 tokens on 2 × cpu", said)) == 1
-    logs = [path.name for path in the_run(root).glob("*.log")]
-    assert logs == ["train.log"] and (the_run(root) / "train.log").read_text().count("step 4/4") == 1
-    assert (the_run(root) / ".hydra" / "config.yaml").is_file()
+def is_one_run(root: Path, said: str) -> bool:
+    """Whether two processes made one folder and one log, said each line once, and nothing came from rank 1."""
+    folder = the_run(root)
+    once = ["step 4/4", "validation at step 4"]
+    return (
+        all(said.count(words) == 1 for words in once)
+        and len(re.findall(r"4 steps of 4 × 64 tokens on 2 × cpu", said)) == 1
+        and [path.name for path in folder.glob("*.log")] == ["train.log"]
+        and (folder / "train.log").read_text().count("step 4/4") == 1
+        and (folder / ".hydra" / "config.yaml").is_file()
+    )
 
 
 def test_torchrun_on_two_nodes(settings: list[str], one: list[float], tmp_path: Path) -> None:
@@ -114,7 +107,9 @@ def test_torchrun_on_two_nodes(settings: list[str], one: list[float], tmp_path: 
         arguments = ["train.py", *settings, *trainer, f"paths.root_dir='{tmp_path}'"]
         agents.append(start([*torchrun, "--local-addr=127.0.0.1", *arguments]))
         time.sleep(2 * (1 - number))  # another second in its clock would be another folder
-    check(tmp_path, ended(*agents), one)
+    said = ended(*agents)
+    assert is_one_run(tmp_path, said), said
+    assert losses(tmp_path) == pytest.approx(one, abs=1e-5)
 
 
 def test_two_nodes_started_by_hand(settings: list[str], one: list[float], tmp_path: Path) -> None:
@@ -124,13 +119,17 @@ def test_two_nodes_started_by_hand(settings: list[str], one: list[float], tmp_pa
         variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": str(number)}
         nodes.append(start(["train.py", *settings, *trainer, f"paths.root_dir='{tmp_path}'"], **variables))
         time.sleep(2 * (1 - number))
-    check(tmp_path, ended(*nodes), one)
+    said = ended(*nodes)
+    assert is_one_run(tmp_path, said), said
+    assert losses(tmp_path) == pytest.approx(one, abs=1e-5)
 
 
 def test_the_deepspeed_launcher(settings: list[str], one: list[float], tmp_path: Path) -> None:
     trainer = ["trainer=deepspeed_zero2", "trainer.accelerator=cpu", "trainer.devices=2"]
     launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus=2", f"--master_port={free_port()}"]
-    check(tmp_path, ended(start([*launcher, "train.py", *settings, *trainer, f"paths.root_dir='{tmp_path}'"])), one)
+    said = ended(start([*launcher, "train.py", *settings, *trainer, f"paths.root_dir='{tmp_path}'"]))
+    assert is_one_run(tmp_path, said), said
+    assert losses(tmp_path) == pytest.approx(one, abs=1e-5)
 
 
 def test_another_number_of_processes_than_the_trainer_wants_is_one_sentence(settings: list[str]) -> None:

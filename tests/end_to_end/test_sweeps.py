@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from src.command import CONFIGS, ROOT, group_options
-from src.models.spec import ModelSpec
 from src.sweeps import Job, read_jobs, swept_settings, write_table
+from tests.end_to_end.tiny_runs import ENVIRONMENT, tiny_run
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 BROKEN = "optimizer.lr must be a positive number"
 PLUGINS = ("hydra_joblib_launcher", "hydra_submitit_launcher", "hydra_optuna_sweeper")
 
@@ -37,28 +35,17 @@ def run(*arguments: str, folder: Path, timeout_s: float = 400) -> subprocess.Com
 
 
 @pytest.fixture(scope="module")
-def tiny(llama_tiny: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [{"instruction": f"Double {n}.", "input": "", "output": f"{2 * n}"} for n in range(40)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return [
-        "experiment=sft_demo",
-        "model=llama_tiny",
-        f"data.train='{path}'",
-        "data.max_length=64",
-        "data.micro_batch_size=1",
-        "data.global_batch_size=2",
+def tiny(instructions: Path) -> list[str]:
+    return tiny_run(
+        instructions,
         "data.validation_rows=1",
-        "trainer.precision=32-true",
         "trainer.max_steps=1",
         "trainer.val_every_n_steps=1",
-        "validate_before=false",
         "save_last=false",
         "callbacks.samples=null",
         "callbacks.export=null",
         "callbacks.best=null",
-        "logger=csv",
-    ]
+    )
 
 
 def table(folder: Path) -> list[dict[str, str]]:

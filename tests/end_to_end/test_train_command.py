@@ -1,7 +1,6 @@
 """The training command as a person meets it: help, mistakes, being stopped and going on, several processes, sweeps."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,8 +11,7 @@ import pytest
 
 from src.command import ROOT
 from src.models.spec import ModelSpec
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+from tests.end_to_end.tiny_runs import ENVIRONMENT, tiny_run
 
 
 def command(*arguments: str) -> list[str]:
@@ -26,31 +24,9 @@ def run(*arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.fixture(scope="module")
-def instructions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [{"instruction": f"Double {n}.", "input": "", "output": f"{2 * n}"} for n in range(100)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def tiny(instructions: Path, folder: Path, *more: str) -> list[str]:
-    return [
-        "experiment=sft_demo",
-        "model=llama_tiny",
-        f"data.train='{instructions}'",
-        f"hydra.run.dir='{folder}'",
-        "data.max_length=64",
-        "data.micro_batch_size=1",
-        "data.global_batch_size=2",
-        "trainer.precision=32-true",
-        "trainer.max_steps=4",
-        "trainer.val_every_n_steps=2",
-        "validate_before=false",
-        "callbacks.samples=null",
-        "logger=csv",
-        *more,
-    ]
+    steps = ["trainer.max_steps=4", "trainer.val_every_n_steps=2"]
+    return tiny_run(instructions, f"hydra.run.dir='{folder}'", *steps, "callbacks.samples=null", *more)
 
 
 @pytest.mark.slow
@@ -126,7 +102,7 @@ def wait_for(condition, process: subprocess.Popen, timeout_s: float = 120) -> No
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_loss_of_one(llama_tiny: ModelSpec, instructions: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_loss_of_one(instructions: Path, tmp_path: Path) -> None:
     assert run(*tiny(instructions, tmp_path / "one")).returncode == 0
     two = run(*tiny(instructions, tmp_path / "two", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"))
     assert two.returncode == 0, two.stderr

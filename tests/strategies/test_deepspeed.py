@@ -9,91 +9,27 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import zero_worker
+from plan import SAMPLES, STEPS, Plan
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from src.command import ROOT
 from src.models.export import export_checkpoint, export_model
-from src.models.load import load_model, load_tokenizer
+from src.models.load import load_tokenizer
 from src.models.spec import ModelSpec
 from src.models.zoo import find_model
 
 pytestmark = pytest.mark.slow
 
-SAVED, STEPS, FEW = 16, 20, 6
+SAVED, FEW = 16, 6
 
 
-class Plan:
-    """Runs that share a folder and a start of processes."""
-
-    def __init__(self, folder: Path, pretrained: Path, instructions: Path) -> None:
-        self.folder, self.runs = folder, list[dict[str, Any]]()
-        self.base = [
-            "experiment=sft_demo",
-            f"data.train='{instructions}'",
-            "data.max_length=64",
-            "data.micro_batch_size=1",
-            "data.global_batch_size=4",  # accumulation 2 on two processes, 4 on one
-            "trainer.precision=32-true",
-            f"trainer.max_steps={STEPS}",
-            f"trainer.val_every_n_steps={STEPS}",
-            "trainer.gradient_clip_val=0.3",  # norms are above 1
-            "scheduler.warmup_steps=2",
-            "validate_before=false",
-        ]
-        self.models = {
-            "random": ["adapter=none", "model=llama_tiny"],
-            "pretrained": ["adapter=none", "model=custom", f"model.path='{pretrained}'"],
-            "lora": ["model=custom", f"model.path='{pretrained}'", "adapter.dropout=0"],
-        }
-
-    def add(self, name: str, model: str, trainer: str, processes: int, *more: str, **callbacks: Any) -> None:
-        checkpoints = {"every_n_steps": SAVED, "keep_last": 5}
-        watched = {"losses": {"_target_": "zero_worker.Losses", "folder": str(self.folder / name)}, "metrics": {}}
-        self.runs.append(
-            {
-                "name": name,
-                "overrides": [
-                    *self.base,
-                    *self.models[model],
-                    f"trainer={trainer}",
-                    "trainer.accelerator=cpu",
-                    f"trainer.devices={processes}",
-                    *more,
-                ],
-                "callbacks": {**watched, "last": checkpoints, **callbacks},
-            }
-        )
-
-    def write(self, name: str) -> Path:
-        path = self.folder / f"{name}.json"
-        path.write_text(json.dumps(self.runs))
-        return path
-
-    def checkpoint(self, run: str, step: int = SAVED) -> str:
-        return str(self.folder / run / "checkpoints" / f"step_{step:08d}.ckpt")
-
-
-SAMPLES = {
-    "prompts": ["Add 3 and 8.", "Add 12 and 6. Please."],
-    "chat": False,
-    "decoding": {"_target_": "src.generation.engine.Decoding", "max_new_tokens": 8},
-}
 DISCARD = {"_target_": "zero_worker.Discard", "step": 3}
-
-
-@pytest.fixture(scope="module")
-def pretrained(llama_tiny: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder with weights that are no initial ones."""
-    torch.manual_seed(5)
-    model = load_model(llama_tiny)
-    return export_model(model, load_tokenizer(llama_tiny), tmp_path_factory.mktemp("models") / "pretrained")
 
 
 @pytest.fixture(scope="module")
@@ -108,25 +44,13 @@ def large(llama_tiny: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def instructions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [
-        {"instruction": f"Add {n} and {n * 7 % 13}." + " Please." * (n % 5), "output": f"{n + n * 7 % 13}!"}
-        for n in range(200)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory, pretrained: Path, instructions: Path) -> Plan:
-    return Plan(tmp_path_factory.mktemp("runs"), pretrained, instructions)
+    return Plan(tmp_path_factory.mktemp("runs"), pretrained, instructions, SAVED)
 
 
 @pytest.fixture(scope="module")
 def one(plan: Plan) -> Path:
     """One process without DeepSpeed; returns the folder of the runs."""
-    plan.runs = []
     plan.add("one_random", "random", "cpu", 1, samples=SAMPLES)
     plan.add("one_pretrained", "pretrained", "cpu", 1)
     plan.add("one_lora", "lora", "cpu", 1)
@@ -139,7 +63,6 @@ def one(plan: Plan) -> Path:
 @pytest.fixture(scope="module")
 def alone(plan: Plan) -> Path:
     """One process under ZeRO-3."""
-    plan.runs = []
     plan.add("zero3_alone", "random", "deepspeed_zero3", 1)
     zero_worker.start(plan.write("alone"), processes=1)
     return plan.folder
@@ -150,7 +73,6 @@ def pair(plan: Plan, alone: Path, large: Path) -> Path:
     """Two processes."""
     weights = {name: str(plan.folder / f"{name}.pt") for name in ("zero3_random", "zero2_random", "zero3_lora")}
     watch = {name: {"_target_": "zero_worker.Weights", "path": path} for name, path in weights.items()}
-    plan.runs = []
     plan.add("ddp_random", "random", "ddp", 2)
     plan.add("zero2_random", "random", "deepspeed_zero2", 2, samples=SAMPLES, export={}, weights=watch["zero2_random"])
     plan.add("zero3_random", "random", "deepspeed_zero3", 2, samples=SAMPLES, export={}, weights=watch["zero3_random"])
@@ -173,7 +95,6 @@ def pair(plan: Plan, alone: Path, large: Path) -> Path:
 @pytest.fixture(scope="module")
 def afterwards(plan: Plan, pair: Path) -> Path:
     """One process that goes on with what two saved."""
-    plan.runs = []
     for name, model, stage, source in (
         ("alone_from_zero2", "random", 3, "zero2_random"),
         ("alone_lora_from_zero3", "lora", 2, "zero3_lora"),
@@ -223,7 +144,7 @@ def test_no_process_holds_the_whole_model_while_it_is_loaded(pair: Path, large: 
     for rank in (0, 1):
         found = json.loads((pair / "loading" / f"rank_{rank}.json").read_text())
         assert found["own_bytes"] == pytest.approx(whole / 2, rel=0.01)
-        assert 0.45 * whole < found["peak_bytes"] < 0.75 * whole
+        assert 0.45 * whole < found["peak_bytes"] < 0.65 * whole
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one_bit_by_bit(pair: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import zero_worker
+from plan import SAMPLES, STEPS, Plan
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -24,72 +25,7 @@ from src.models.zoo import find_model
 from src.strategies.fsdp2 import FullyShard, decoder_layers
 from src.strategies.sharded_loading import readable_rows
 
-HALF, STEPS = 10, 20
-SAMPLES = {
-    "prompts": ["Add 3 and 8.", "Add 12 and 6. Please."],
-    "chat": False,
-    "decoding": {"_target_": "src.generation.engine.Decoding", "max_new_tokens": 8},
-}
-
-
-class Plan:
-    """Runs that share a folder and a start of processes."""
-
-    def __init__(self, folder: Path, pretrained: Path, instructions: Path) -> None:
-        self.folder, self.runs = folder, list[dict[str, Any]]()
-        self.base = [
-            "experiment=sft_demo",
-            f"data.train='{instructions}'",
-            "data.max_length=64",
-            "data.micro_batch_size=1",
-            "data.global_batch_size=4",  # accumulation 2 on two processes, 4 on one
-            "trainer.precision=32-true",
-            f"trainer.max_steps={STEPS}",
-            f"trainer.val_every_n_steps={STEPS}",
-            "trainer.gradient_clip_val=0.3",  # norms are above 1
-            "scheduler.warmup_steps=2",
-            "validate_before=false",
-            "save_last=false",
-        ]
-        self.models = {
-            "random": ["adapter=none", "model=llama_tiny"],
-            "pretrained": ["adapter=none", "model=custom", f"model.path='{pretrained}'"],
-            "lora": ["model=custom", f"model.path='{pretrained}'", "adapter.dropout=0"],
-            "dora": ["model=custom", f"model.path='{pretrained}'", "adapter.dropout=0", "adapter.use_dora=true"],
-        }
-
-    def add(self, name: str, model: str, trainer: str, processes: int, *more: str, **callbacks: Any) -> None:
-        watched: dict[str, Any] = {
-            "losses": {"_target_": "zero_worker.Losses", "folder": str(self.folder / name)},
-            "metrics": {},
-            "last": {"every_n_steps": HALF, "keep_last": 5},
-        }
-        if trainer == "fsdp2":
-            watched["pieces"] = {
-                "_target_": "fsdp2_worker.Pieces",
-                "folder": str(self.folder / name),
-                "weights": model in self.models,
-            }
-        devices = ["trainer.accelerator=cpu", f"trainer.devices={processes}"]
-        overrides = [*self.base, *self.models.get(model, [model]), f"trainer={trainer}", *devices, *more]
-        self.runs.append({"name": name, "overrides": overrides, "callbacks": {**watched, **callbacks}})
-
-    def write(self, name: str) -> Path:
-        path = self.folder / f"{name}.json"
-        path.write_text(json.dumps(self.runs))
-        self.runs = []
-        return path
-
-    def checkpoint(self, run: str, step: int = HALF) -> str:
-        return str(self.folder / run / "checkpoints" / f"step_{step:08d}.ckpt")
-
-
-@pytest.fixture(scope="module")
-def pretrained(llama_tiny: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder with weights that are no initial ones."""
-    torch.manual_seed(5)
-    model = load_model(llama_tiny)
-    return export_model(model, load_tokenizer(llama_tiny), tmp_path_factory.mktemp("models") / "pretrained")
+HALF = 10
 
 
 @pytest.fixture(scope="module")
@@ -109,19 +45,8 @@ def large(llama_tiny: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def instructions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [
-        {"instruction": f"Add {n} and {n * 7 % 13}." + " Please." * (n % 5), "output": f"{n + n * 7 % 13}!"}
-        for n in range(200)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory, pretrained: Path, instructions: Path) -> Plan:
-    return Plan(tmp_path_factory.mktemp("runs"), pretrained, instructions)
+    return Plan(tmp_path_factory.mktemp("runs"), pretrained, instructions, HALF, "save_last=false")
 
 
 @pytest.fixture(scope="module")

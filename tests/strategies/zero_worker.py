@@ -31,6 +31,7 @@ def start(plan: Path, processes: int, timeout_s: float = 600) -> None:
     """Carry out a plan with torchrun; what the processes said is in the error."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "DS_ACCELERATOR": "cpu"}
+    environment["MALLOC_MMAP_THRESHOLD_"] = "524288"  # freed tensors leave the process at once: see measured_memory
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     done = subprocess.run(
         [*command, __file__, str(plan)],
@@ -100,7 +101,11 @@ def values(run_folder: Path, column: str) -> list[float]:
 
 
 class measured_memory:
-    """Peak of anonymous memory over what the process had before; mapped files don't count."""
+    """Peak of anonymous memory over what the process had before; mapped files don't count.
+
+    glibc keeps freed blocks in its heap for the next ones, in pieces that may not fit them; with the threshold that
+    `start` sets, memory is what tensors take.
+    """
 
     def __enter__(self) -> Any:
         gc.collect()
