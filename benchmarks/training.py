@@ -151,7 +151,8 @@ def compare_speeds(
     seen = [sum(turn.tokens for turn in contestant.turns) for contestant in (ours, peer)]
     if seen[0] != seen[1]:
         raise SystemExit(f"not the same documents: train.py has read {seen[0]} tokens and the peer {seen[1]}")
-    mine, theirs = (thirds(contestant.measured, arguments.rounds) for contestant in (ours, peer))
+    rounds = min(arguments.rounds, len(ours.measured), len(peer.measured))
+    mine, theirs = (pieces(contestant.measured, rounds) for contestant in (ours, peer))
     ratios = {
         clock: statistics.median(a / b for a, b in zip(mine[clock], theirs[clock], strict=True)) for clock in mine
     }
@@ -175,13 +176,12 @@ def compare_speeds(
     return Result(metric, speeds[0], speeds[1], peer.name, ratios["wall_s"], "real tokens/s", note)
 
 
-def thirds(turns: Sequence[Turn], rounds: int) -> dict[str, list[float]]:
+def pieces(turns: Sequence[Turn], rounds: int) -> dict[str, list[float]]:
     """Real tokens a second by either clock, in each of so many equal pieces of a run; both loops ran them at once."""
-    rounds = min(rounds, len(turns))
     bounds = [round(len(turns) * index / rounds) for index in range(rounds + 1)]
-    pieces = [turns[begin:end] for begin, end in pairwise(bounds)]
+    cut = [turns[begin:end] for begin, end in pairwise(bounds)]
     return {
-        clock: [sum(turn.tokens for turn in piece) / sum(getattr(turn, clock) for turn in piece) for piece in pieces]
+        clock: [sum(turn.tokens for turn in piece) / sum(getattr(turn, clock) for turn in piece) for piece in cut]
         for clock in ("wall_s", "cpu_s")
     }
 
@@ -202,7 +202,7 @@ def measure(arguments: argparse.Namespace, scratch: Path, console: Console) -> I
         yield from overhead(arguments, precision, scratch, console)
     if "pretrain" in arguments.parts:
         corpus = corpus_file(arguments.corpora, arguments.language)
-        cut = (arguments.max_length, arguments.pretrain_batch, arguments.rounds + 1, scratch)
+        cut = (arguments.max_length, arguments.pretrain_batch, 2 * arguments.rounds + 1, scratch)
         for short in (False, True):
             data = pretraining_set(corpus, arguments.language, short, *cut)
             yield from effective(data, "pretrain", arguments, precision, scratch, console)

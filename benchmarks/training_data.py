@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
 HELD_OUT = 16  # segments or examples
 STEP_TOLERANCE = 0.12  # how far apart, as a logarithm, the real tokens of our steps and the peer's may lie
+CANDIDATES = 5000  # neighbourhoods of segments that are looked at
 MOST_TOKENS_AT_ONCE = 4096  # of ours: rows of a micro-batch
 
 
@@ -70,6 +71,9 @@ class SmallSet:
 def plan(lengths: NDArray[np.integer], max_length: int, batch: int, peer_steps: int) -> Plan:
     """Choose which of the segments, neighbours in their random order, are trained on.
 
+    Of those that packing makes whole steps of, the ones whose packed rows and padded batches are about as full as the
+    whole source's: few segments may by chance pack or pad far better or worse.
+
     Args:
         lengths: tokens of each segment there is, in random order.
         max_length: of a packed row.
@@ -83,14 +87,22 @@ def plan(lengths: NDArray[np.integer], max_length: int, batch: int, peer_steps: 
         if abs(np.log(rows * fill * max_length / (accumulation * batch * mean))) < STEP_TOLERANCE:
             break
     size = peer_steps * accumulation * batch
-    packed = (len(pack(lengths[first : first + size], max_length)) for first in range(len(lengths) - size + 1))
-    found = next(((first, made) for first, made in enumerate(packed) if made % rows == 0), None)
-    if found is None:
+    peer_fill = padded_fill(lengths, batch)
+    found = []
+    for first in range(min(len(lengths) - size + 1, CANDIDATES)):
+        some = lengths[first : first + size]
+        made = len(pack(some, max_length))
+        if made % rows == 0:
+            unlike = abs(np.log(some.sum() / max_length / made / fill)) + abs(
+                np.log(padded_fill(some, batch) / peer_fill)
+            )
+            found.append((float(unlike), first, made))
+    if not found:
         raise SystemExit(f"{len(lengths)} segments of {mean:.0f} tokens can't be shared out: give fewer --rounds")
-    first, made = found
+    _, first, made = min(found)
     micro = max(m for m in range(1, rows + 1) if rows % m == 0 and (m == 1 or m * max_length <= MOST_TOKENS_AT_ONCE))
     chosen = slice(first, first + size)
-    return Plan(chosen, made // rows, rows, micro, peer_steps, batch, accumulation, fill, padded_fill(lengths, batch))
+    return Plan(chosen, made // rows, rows, micro, peer_steps, batch, accumulation, fill, peer_fill)
 
 
 def padded_fill(lengths: NDArray[np.integer], batch: int) -> float:

@@ -105,7 +105,7 @@ def quantized_loading(quantization: str, compute_dtype: torch.dtype, random: boo
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            "module.quantization needs the package bitsandbytes: pip install 'knowlm-lightning[quantization]', "
+            "module.quantization needs the package bitsandbytes: pip install -e '.[quantization]', "
             "or give module.quantization=null"
         )
     config = BitsAndBytesConfig(

@@ -49,7 +49,7 @@ class LossKernel:
         if self.name == "liger":
             if not has_liger():
                 raise UserError(
-                    "module.loss=liger needs the package liger-kernel: pip install 'knowlm-lightning[gpu]', "
+                    "module.loss=liger needs the package liger-kernel: pip install -e '.[gpu]', "
                     "or give module.loss=chunked"
                 )
             if not torch.cuda.is_available():
