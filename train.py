@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.metrics import Metrics
 from src.callbacks.preemption import Preempted
-from src.callbacks.resume import Resume, continue_history, find_checkpoint, set_aside
+from src.callbacks.resume import Resume, continue_history, find_checkpoint, keep_history, set_aside
 from src.command import command, is_sweep_job
 from src.datamodules.packed import PackedDataModule
 from src.errors import UserError
@@ -103,8 +103,11 @@ def train(cfg: DictConfig) -> dict[str, float]:
     trainer = build_trainer(cfg, hardware, datamodule, callbacks, loggers)
     for logger in loggers:
         logger.log_hyperparams({"config": OmegaConf.to_container(cfg, resolve=True)})
-    if resume and resume.manifest and trainer.is_global_zero:
-        continue_history(loggers, resume.run_folder, output_dir, resume.manifest.step)
+    if resume and trainer.is_global_zero:
+        if resume.manifest:
+            continue_history(loggers, resume.run_folder, output_dir, resume.manifest.step)
+        else:
+            keep_history(output_dir)
 
     before: dict[str, float] = {}
     if cfg.validate_before and resume is None:
@@ -195,6 +198,11 @@ def build_trainer(
         settings["strategy"] = build(settings["strategy"])
     if not isinstance(settings["strategy"], (DeepSpeedStrategy, ModelParallelStrategy)):  # they write folders
         settings["plugins"].append(StreamedCheckpointIO())
+    if isinstance(settings["strategy"], ModelParallelStrategy) and str(settings["precision"]).startswith("16"):
+        raise UserError(
+            f"trainer=fsdp2 has no fp16 and this run would take it (trainer.precision={settings['precision']}): use "
+            "trainer=deepspeed_zero3, or bf16-mixed on a GPU that has it"
+        )
     profiler = build(cfg.profiler) if cfg.profiler else None
     if isinstance(profiler, L.Callback):  # PyTorch's, for a few steps
         callbacks, profiler = [*callbacks, profiler], None

@@ -11,9 +11,9 @@ INSTRUCTIONS is a file of alpaca records; without it the ones of ``scripts/make_
 Every loop runs in a process of its own and they take turns, a step or a few each, so a busy machine slows all alike.
 The first turn of each warms up and does not count. Written to ``benchmarks/results/training.json``:
 
-- ``overhead``: the time of an optimizer step of ``train.py``, callbacks and loggers as a user gets them, over that of
-  the shortest loop with the same model, batches, loss, optimizer and precision; and over one with Hugging Face's model
-  and the cross-entropy of all logits.
+- ``overhead``: the time of an optimizer step of ``train.py`` with its default callbacks, metrics.csv and no terminal,
+  over that of the shortest loop with the same model, batches, loss, optimizer and precision; and over one with Hugging
+  Face's model and the cross-entropy of all logits.
 - ``pretrain``: real tokens a second, packed by us, beside Hugging Face's ``Trainer`` with its dynamic padding, over the
   same documents, each read once; and the held-out loss of both models afterwards.
 - ``sft``: the same with LoRA on instructions, beside ``Trainer`` and peft.
@@ -46,7 +46,7 @@ from src.strategies.hardware import suitable_precision
 PARTS = ("overhead", "pretrain", "sft")
 PACKAGES = ("torch", "lightning", "transformers", "accelerate", "peft", "liger-kernel")
 OVERHEAD = {  # rows of a batch, tokens of a row, steps in a turn, by model
-    "smollm2_135m": (2, 512, 1),
+    "smollm2_135m": (1, 512, 1),
     "llama_15m": (4, 256, 3),
     "llama_tiny": (4, 128, 3),
 }
@@ -72,7 +72,7 @@ def overhead(arguments: argparse.Namespace, precision: str, scratch: Path, conso
         rows, length, steps_per_turn = OVERHEAD[model]
         corpus = corpus_file(arguments.corpora, arguments.language)
         data = pretraining_set(corpus, arguments.language, False, length, 8, 4 * arguments.rounds, scratch)
-        turns = 3 * arguments.rounds + 1
+        turns = 8 * arguments.rounds + 1
         overrides = [
             *common(precision, turns * steps_per_turn),
             *data.overrides,

@@ -208,13 +208,13 @@ def run_apart() -> dict[str, float]:
 
 @contextmanager
 def _ending_with(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Hand SIGTERM and SIGUSR1, which ask for a checkpoint and an end, to a process, and don't leave it behind."""
+    """Hand the signals that ask for a checkpoint and an end to a process, and don't leave it behind."""
 
     def hand_on(number: int, frame: Any) -> None:
         process.send_signal(number)
 
     previous = {}
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         try:
             previous[number] = signal.signal(number, hand_on)
         except ValueError:  # only the main thread may

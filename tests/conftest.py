@@ -1,5 +1,6 @@
 """What many tests need: the real small model, a random tiny one, and training configs with a temporary run folder."""
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,15 @@ def smollm2_dir(smollm2: ModelSpec) -> Path:
 def llama_tiny(smollm2_dir: Path) -> ModelSpec:
     """Two layers with random weights and SmolLM2's tokenizer."""
     return find_model("llama_tiny")
+
+
+@pytest.fixture(scope="session")
+def instructions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a hundred instructions with short answers."""
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    rows = [{"instruction": f"Double {n}.", "input": "", "output": f"{2 * n}"} for n in range(100)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 @pytest.fixture

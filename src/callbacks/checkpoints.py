@@ -2,7 +2,8 @@
 
 Each is written under another name, flushed to the disk, renamed and only then declared complete by its manifest (see
 `src.callbacks.checkpoint_files`), so a run killed at any moment leaves its earlier checkpoints as they were. A save
-that fails, on a full disk for example, costs the run nothing but that checkpoint; all ranks learn of it. Both callbacks
+that fails, on a full disk for example, costs the run nothing but that checkpoint (logs, samples and plots that can't be
+written cost it nothing either, see `src.callbacks.full_disk`); all ranks learn of it. Both callbacks
 work with every strategy: with DeepSpeed and FSDP2 a checkpoint is a folder to which each rank writes its part.
 """
 
@@ -26,6 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from src.callbacks import checkpoint_files as files
 from src.callbacks.checkpoint_files import FileSum, Manifest
+from src.callbacks.full_disk import going_on
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Checkpoints(Checkpoint):
         self.every_n_steps, self.every_minutes, self.save_last = every_n_steps, every_minutes, save_last
         self.max_failures, self._failures, self._saved_at = max_failures, 0, time.monotonic()
         self._tried_step = -1
+        self._group: Any = None
         self._writer = Writer(Path(folder), "step", "last.ckpt", keep_last, keep_every_n_steps)
 
     @staticmethod
@@ -96,7 +99,8 @@ class Checkpoints(Checkpoint):
         if self._writer.newest is not None and files.step_of(self._writer.newest) == step:
             return self._writer.newest
         for logger in trainer.loggers:
-            logger.save()  # what was logged so far belongs to the checkpoint
+            with going_on("metrics"):
+                logger.save()  # what was logged so far belongs to the checkpoint
         self._tried_step, self._saved_at = step, time.monotonic()
         problem = self._writer.write(trainer)
         if problem is None:
@@ -129,6 +133,8 @@ class Checkpoints(Checkpoint):
         if given is not None:
             self._writer.newest = Path(given)  # named if nothing newer can be written
         self._saved_at = time.monotonic()
+        if self.every_minutes is not None and trainer.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")  # asked on the CPU: no wait for the GPU's queue
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -147,8 +153,10 @@ class Checkpoints(Checkpoint):
     def _time_is_up(self, trainer: L.Trainer) -> bool:
         if self.every_minutes is None:
             return False
-        up = time.monotonic() - self._saved_at >= self.every_minutes * 60
-        return bool(trainer.strategy.broadcast(up))
+        up = torch.tensor(time.monotonic() - self._saved_at >= self.every_minutes * 60)
+        if self._group is not None:
+            torch.distributed.broadcast(up, 0, group=self._group)
+        return bool(up)
 
 
 class BestWeights(Checkpoint):
@@ -244,8 +252,11 @@ class Writer:
 
     def _commit(self, trainer: L.Trainer, partial: Path, checkpoint: Path, sums: dict[str, FileSum]) -> None:
         files.commit(partial, checkpoint, _manifest(trainer, sums))
-        files.link(self.folder / self.link, checkpoint)
-        files.prune(self.folder, self.prefix, trainer.global_step, self.keep_last, self.keep_every_n_steps)
+        try:
+            files.link(self.folder / self.link, checkpoint)
+            files.prune(self.folder, self.prefix, trainer.global_step, self.keep_last, self.keep_every_n_steps)
+        except OSError as error:  # no links on this file system, for example: the checkpoint is whole
+            log.warning("%s is complete, but %s or an older one could not be changed: %s", checkpoint, self.link, error)
 
     def _expected_bytes(self, trainer: L.Trainer) -> int:
         """As many as the last one, or a guess from the parameters: float32 weights and two moments."""

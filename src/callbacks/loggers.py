@@ -1,14 +1,17 @@
 """Experiment tracking: Weights & Biases where somebody is logged in, its offline mode where nobody is, a CSV always."""
 
+import csv
 import logging
 import netrc
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import wandb
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,44 @@ class WandbAxisLogger(WandbLogger):
                     self.experiment.define_metric(name, step_metric=self.x_axis)
             self._placed |= metrics.keys()
         super().log_metrics(metrics, step)
+
+
+class CsvLogger(CSVLogger):
+    """A `CSVLogger` that loses no row where a write fails, on a full disk for example.
+
+    Rows that could not be written are written with the next ones. When a new column comes, the file is written anew
+    beside the old one and renamed; Lightning empties the old one first.
+    """
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Raises `OSError` where the rows can't be written; they are kept."""
+        writer: Any = self.experiment
+        if not writer.metrics:
+            return
+        path = Path(writer.metrics_file_path)
+        columns = sorted({*writer.metrics_keys}.union(*writer.metrics))
+        if path.exists() and columns == writer.metrics_keys:
+            size = path.stat().st_size
+            try:
+                with path.open("a", encoding="utf-8", newline="") as file:
+                    csv.DictWriter(file, columns).writerows(writer.metrics)
+            except OSError:
+                os.truncate(path, size)  # half a row
+                raise
+        else:
+            former: list[dict[str, Any]] = []
+            if path.exists():
+                with path.open(encoding="utf-8", newline="") as file:
+                    former = list(csv.DictReader(file))
+            temporary = path.with_name(f".{path.name}.partial")
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                out = csv.DictWriter(file, columns)
+                out.writeheader()
+                out.writerows([*former, *writer.metrics])
+            temporary.replace(path)
+            writer.metrics_keys = columns
+        writer.metrics = []
 
 
 def wandb_logger(**settings: Any) -> WandbLogger:

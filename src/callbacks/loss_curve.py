@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from src.callbacks.full_disk import going_on
 from src.callbacks.metrics import is_logged
 
 Point = tuple[int, float]
@@ -64,8 +65,9 @@ class LossCurve(Callback):
         axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=self.title)
         axes.grid(alpha=0.3)
         axes.legend()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(self.path, dpi=120)
+        with going_on(self.path.name):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(self.path, dpi=120)
         plt.close(figure)
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from src.callbacks.full_disk import going_on
 from src.callbacks.memory import memory_gb
 from src.callbacks.throughput import Mark, TrainingFlops, Window
 from src.datamodules.packed import PackedDataModule
@@ -155,8 +156,9 @@ def publish(trainer: L.Trainer, values: dict[str, float]) -> None:
     shown.update(values)
     trainer.callback_metrics.update({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})
     for logger in trainer.loggers:
-        logger.log_metrics(values, trainer.global_step)
-        logger.save()
+        with going_on("what this step logged"):
+            logger.log_metrics(values, trainer.global_step)
+            logger.save()
 
 
 class _Clock:
@@ -171,7 +173,8 @@ class _Clock:
         return time.perf_counter() - self._start - self.paused_s
 
     def pause(self) -> None:
-        self._paused_at = time.perf_counter()
+        if self._paused_at is None:
+            self._paused_at = time.perf_counter()
 
     def go_on(self) -> None:
         if self._paused_at is not None:

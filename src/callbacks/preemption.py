@@ -1,8 +1,10 @@
 """Stop cleanly when asked to: finish the optimizer step, save a checkpoint, leave.
 
-SIGTERM is what schedulers send before they take a machine away; the first Ctrl-C means the same, the second one stops
+SIGTERM is what schedulers send before they take a machine away, SIGUSR1 what our Slurm script asks for, SIGUSR2 what
+submitit sends; the first Ctrl-C means the same, the second one stops
 at once. The checkpoint is written between optimizer steps, so that the resumed run equals an uninterrupted one. A run
-asked to stop while it validates stops there; the resumed one validates anew.
+asked to stop while it validates stops there; the resumed one validates anew. In the validation before training there is
+nothing to save yet: the run stops after its first step.
 """
 
 import logging
@@ -35,23 +37,24 @@ class Preemption(Checkpoint):  # so that Lightning calls it after everything tha
         signals: names of the signals to obey.
     """
 
-    def __init__(self, signals: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGUSR1")) -> None:
+    def __init__(self, signals: tuple[str, ...] = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")) -> None:
         self.signals = [getattr(signal, name) for name in signals]
         self._received = 0
         self._previous: dict[int, Any] = {}
         self._group: Any = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage != "fit":
+        if stage not in ("fit", "validate"):
             return
         # Lightning's own handler stops between accumulation steps without saving, and on several ranks it communicates
         # from inside the handler, which hangs; its loop also asks all ranks about it at each micro-batch.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-        self._received = 0
         for number in self.signals:
-            self._previous[number] = signal.signal(number, self._handle)
-        if trainer.world_size > 1:  # asked on the CPU, the answer does not wait for the GPU's queue
+            # Ctrl-C in a validation outside of training loses nothing.
+            if stage == "fit" or number != signal.SIGINT:
+                self._previous[number] = signal.signal(number, self._handle)
+        if trainer.world_size > 1 and stage == "fit":  # asked on the CPU, the answer does not wait for the GPU's queue
             self._group = torch.distributed.new_group(backend="gloo")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -79,7 +79,10 @@ class ProfileSteps(Callback):
             self._stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._stop()
+        if self._profiler is not None:
+            log.warning("no profile: the run ended after %d of its steps", self._profiler.step_num)
+            self._profiler.on_trace_ready = None
+            self._stop()
 
     def _stop(self) -> None:
         if self._profiler is not None:

@@ -103,6 +103,12 @@ def set_aside(folder: Path) -> None:
         metrics.replace(_aside(folder))
 
 
+def keep_history(folder: Path) -> None:
+    """Leave the metrics that were set aside in sight, where nothing says which of them belong to the checkpoint."""
+    if _aside(folder).exists():
+        _aside(folder).replace(folder / "metrics_before.csv")
+
+
 def continue_history(loggers: Sequence[Logger], former: Path, folder: Path, step: int) -> None:
     """Begin the logs of a run in ``folder`` with what the run in ``former`` logged up to a checkpoint.
 

@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
+from src.callbacks.full_disk import going_on
 from src.generation.engine import Decoding, Request
 from src.generation.transformers_engine import TransformersEngine
 from src.models.load import load_tokenizer
@@ -55,12 +56,13 @@ class Samples(Callback):
         texts = self._generate(engine)
         if not trainer.is_global_zero:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            for prompt, text in zip(self.prompts, texts, strict=True):
-                row: dict[str, Any] = {"step": trainer.global_step, "prompt": prompt, "text": text}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                log.info("step %d  %r → %r", trainer.global_step, prompt, text)
+        rows = [{"step": trainer.global_step, "prompt": p, "text": t} for p, t in zip(self.prompts, texts, strict=True)]
+        for row in rows:
+            log.info("step %d  %r → %r", *row.values())
+        with going_on(self.path.name):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     def _generate(self, engine: TransformersEngine) -> list[str]:
         texts = {str(number): "" for number in range(len(self.prompts))}

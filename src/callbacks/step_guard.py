@@ -178,8 +178,11 @@ def withhold(optimizer: Any, skip: Tensor) -> None:
     Fused optimizers read ``found_inf`` inside their kernel, without a word from the host. The others leave parameters
     without a gradient alone; for them the host has to know.
     """
-    if optimizer.defaults.get("fused"):
-        optimizer.found_inf = skip
+    groups = optimizer.param_groups
+    if all(group.get("fused") for group in groups):
+        held = next((parameter for group in groups for parameter in group["params"]), skip)
+        # Weights in host memory, FSDP2's offload: the kernel would read a copy that has not arrived.
+        optimizer.found_inf = skip.cpu() if held.device.type == "cpu" else skip
     elif bool(skip):
         for group in optimizer.param_groups:
             for parameter in group["params"]:

@@ -5,6 +5,7 @@ mean over all supervised tokens of the *global* batch: each micro-batch divides 
 which the data module computes ahead (see `src.datamodules.batches.PackedDataset`).
 """
 
+import logging
 import math
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoConfig
 
 from src.errors import UserError
@@ -26,11 +28,13 @@ from src.modules.compiling import check_compile, compile_model
 from src.modules.fused_loss import LossKernel
 from src.modules.loss import supervised_loss, token_losses
 from src.modules.loss_sums import LossSums
-from src.modules.optimizer import AdamW, Schedule
+from src.modules.optimizer import AdamW, Schedule, restore_settings, settings_of
 from src.modules.step_seed import run_seed, seed_micro_batch
 from src.strategies.deepspeed import ZeroStrategy, partition_while_loading
 from src.strategies.fsdp2 import FullyShard, call_within_root
 from src.strategies.sharded_loading import build_sharded
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
@@ -81,6 +85,7 @@ class CausalLM(L.LightningModule):
         self.save_hyperparameters({"model": asdict(model), "adapter": None})
         self.model: nn.Module | None = None
         self.validation_names: list[str] = []
+        self._configured: list[dict[str, Any]] = []  # settings of the optimizer before a checkpoint is loaded
         self.guard: Any = None  # `src.callbacks.guard.Guard` puts itself here
         self._finished_loss: Tensor | None = None  # of the optimizer step that comes next, once all of it is there
         self._step_loss: Tensor = torch.zeros(())  # mean over the micro-batches of the running optimizer step
@@ -141,6 +146,7 @@ class CausalLM(L.LightningModule):
         scaled = str(self.trainer.precision).startswith("16")
         optimizer = self.optimizer_settings.build(self.model, gradients_are_scaled=scaled)
         scheduler = self.schedule.build(optimizer, self.trainer.max_steps)
+        self._configured = settings_of(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -177,6 +183,10 @@ class CausalLM(L.LightningModule):
     def on_train_start(self) -> None:
         names = list(self.trainer.datamodule.sources.train)  # type: ignore[attr-defined]
         self.loss_sums = LossSums(names, self._bytes_of_tokens(), self.device)
+        optimizer, scheduler = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, LambdaLR)
+        if changed := restore_settings(optimizer, scheduler, self._configured):
+            log.info("going on with other settings of the optimizer than the checkpoint's: %s", ", ".join(changed))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         accumulated = batch_idx % self.trainer.accumulate_grad_batches

@@ -104,7 +104,7 @@ def _teach(head: nn.Module) -> bool:
 def _head_forward(head: nn.Linear, hidden: Tensor, targets: Tensor | None = None, kernel: Any = None) -> Any:
     if targets is None:
         return F.linear(hidden, head.weight)
-    if kernel.on(hidden) == "liger":
+    if kernel.on(hidden) == "liger" and len(targets):  # Liger divides by their number
         return _liger_losses(hidden, head.weight, targets)
     return _ChunkedCrossEntropy.apply(
         hidden, head.weight, targets, kernel.chunk_tokens, _dtype(hidden, head.weight), torch.is_grad_enabled()

@@ -62,6 +62,38 @@ class AdamW:
         return optimizer
 
 
+_SETTINGS = ("initial_lr", "betas", "eps", "weight_decay", "fused")
+
+
+def settings_of(optimizer: Any) -> list[dict[str, Any]]:
+    """What the configuration says about each parameter group; the learning rate before the schedule."""
+    return [
+        {name: tuple(group[name]) if name == "betas" else group[name] for name in _SETTINGS if name in group}
+        for group in optimizer.param_groups
+    ]
+
+
+def restore_settings(optimizer: Any, scheduler: LambdaLR, wanted: list[dict[str, Any]]) -> list[str]:
+    """Give an optimizer that was loaded from a checkpoint the settings of this run instead of those it was saved with.
+
+    Args:
+        wanted: `settings_of` the optimizer before it was loaded.
+
+    Returns:
+        what differed, such as ``lr 0.0005 (was 0.001)``; loading with the same settings changes no number.
+    """
+    different: dict[str, None] = {}
+    for group, found, settings in zip(optimizer.param_groups, settings_of(optimizer), wanted, strict=True):
+        for name, value in settings.items():
+            if found.get(name) != value:
+                group[name] = value
+                different[f"{name.removeprefix('initial_')} {value} (was {found.get(name)})"] = None
+    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+        group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
+    return list(different)
+
+
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: matrices with weight decay, vectors without."""
     matrices: list[nn.Parameter] = []

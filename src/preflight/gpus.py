@@ -6,6 +6,7 @@ where there is none), in bytes a second and direction for each GPU. Prices are r
 in 2025; give your own with ``preflight.price_per_gpu_hour``.
 """
 
+import re
 from dataclasses import dataclass
 
 from src.errors import UserError
@@ -75,11 +76,30 @@ def find_gpu(name: str) -> Gpu:
 
 
 def gpu_present() -> Gpu | None:
-    """The entry for the GPUs of this machine; None where there are none or they are not in the table."""
+    """The entry for the GPUs of this machine; None where there are none.
+
+    Raises:
+        UserError: they are not in the table.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return None
     name, memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
-    alike = [gpu for gpu in GPUS.values() if all(part in name.replace(" ", "-") for part in gpu.name.split("-")[:-1])]
-    return min(alike, key=lambda gpu: abs(gpu.memory - memory), default=None)
+    return most_like(name, memory)
+
+
+def most_like(name: str, memory: int) -> Gpu:
+    """The entry for a GPU that calls itself so, such as ``NVIDIA A100-SXM4-80GB``, with so many bytes.
+
+    Raises:
+        UserError: there is none.
+    """
+    words = set(re.split(r"[\s-]+", name.upper()))
+    alike = [gpu for gpu in GPUS.values() if words.issuperset(gpu.name.upper().split("-")[:-1])]
+    if not alike:
+        raise UserError(
+            f"the GPU of this machine, {name}, is not in the table of preflight: say which is most like it with "
+            f"preflight.gpu=…, one of {', '.join(GPUS)}"
+        )
+    return min(alike, key=lambda gpu: abs(gpu.memory - memory))

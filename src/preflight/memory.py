@@ -32,7 +32,7 @@ class MemoryEstimate:
     reserve: CUDA context, communication library and what fragmentation wastes.
     together: how much less than the sum of all parts is there at any moment, because gradients grow while activations
         shrink.
-    host: of a node, states in host memory and the processes themselves.
+    host: of a node, the larger of states in host memory and of weights while they are loaded, and the processes.
     checkpoint: on disk, weights and optimizer states over all files.
     """
 
@@ -98,11 +98,25 @@ def estimate_memory(shape: Architecture, plan: Plan) -> MemoryEstimate:
         activations=parts.peak,
         reserve=reserve,
         together=together,
-        host=states.host // plan.nodes + plan.devices * PROCESS_HOST_BYTES,
+        host=max(states.host // plan.nodes, loading_bytes(shape, plan)) + plan.devices * PROCESS_HOST_BYTES,
         checkpoint=checkpoint_bytes(shape, plan, trained),
         trained_parameters=trained,
         parts=parts,
     )
+
+
+def loading_bytes(shape: Architecture, plan: Plan) -> int:
+    """Host memory of a node while weights are loaded on their way to the GPUs: whole in each process without pieces.
+
+    ZeRO-3 and FSDP2 load pieces, but DoRA's first magnitudes are taken of a whole model, on one process; weights of 4
+    or 8 bits are loaded onto the GPU.
+    """
+    if not plan.on_gpu or plan.quantization is not None or plan.strategy == "zero3":
+        return 0
+    if plan.strategy == "fsdp2" and not (plan.adapter and plan.adapter.use_dora):
+        return 0
+    whole = shape.parameters * (4 if plan.weights_dtype == "float32" else 2)
+    return whole if plan.strategy == "fsdp2" else plan.devices * whole
 
 
 def trained_parameters(shape: Architecture, plan: Plan) -> int:

@@ -1,8 +1,9 @@
 """Before a run: what it takes in memory, time and money, computed from its config alone.
 
-``python train.py experiment=… preflight=true`` touches no GPU, no network and no weights, and needs no token shards
-(where they are there, the steps of an epoch are counted exactly). The numbers are those of `src.preflight.memory` and
-`src.preflight.step_time`; a run that can't fit is refused with what would fit, see `src.preflight.advice`.
+``python train.py experiment=… preflight=true`` starts nothing on a GPU, touches no network and no weights, and needs no
+token shards (where they are there, the steps of an epoch are counted exactly). The numbers are those of
+`src.preflight.memory` and `src.preflight.step_time`; a run that can't fit is refused with what would fit, see
+`src.preflight.advice`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from src.preflight.memory import MemoryEstimate, estimate_memory
 from src.preflight.plan import AdapterPlan, Plan
 from src.preflight.step_time import Assumptions, StepTime, estimate_step
 from src.preflight.table import preflight_table
+from src.strategies.launch import find_launch
 
 log = logging.getLogger(__name__)
 
@@ -161,8 +163,13 @@ def refuse(found: Preflight, host_memory_gib: float | None) -> None:
     if host_memory_gib and found.memory.host > host_memory_gib * GIB:
         raise UserError(
             f"{found.model} needs {found.memory.host / GIB:.0f} GiB of host memory on each node and "
-            f"preflight.host_memory_gib={host_memory_gib:g}: spread it over more nodes with trainer.num_nodes=…, or "
-            "keep the optimizer on the GPUs with trainer.strategy.offload_optimizer=false"
+            f"preflight.host_memory_gib={host_memory_gib:g}: "
+            + (
+                "spread it over more nodes with trainer.num_nodes=…, or keep the optimizer on the GPUs with "
+                "trainer.strategy.offload_optimizer=false"
+                if found.plan.strategy in ("zero3", "fsdp2")
+                else "each process loads the whole model there; trainer=deepspeed_zero3 and trainer=fsdp2 load pieces"
+            )
         )
 
 
@@ -173,7 +180,7 @@ def plan_of(cfg: DictConfig, device: Gpu, notes: list[str]) -> Plan:
         UserError: a strategy or setting that can't be estimated, or a global batch that can't be shared out.
     """
     on_gpu = device.name != "CPU"
-    devices, nodes = _devices(cfg, on_gpu, notes), int(cfg.trainer.num_nodes)
+    devices, nodes = _devices(cfg, on_gpu, notes), _nodes(cfg, notes)
     strategy, from_strategy = _strategy(cfg.trainer.strategy, devices * nodes)
     micro_batch, batch = cfg.data.micro_batch_size, cfg.data.global_batch_size
     if batch % (micro_batch * devices * nodes):
@@ -182,6 +189,16 @@ def plan_of(cfg: DictConfig, device: Gpu, notes: list[str]) -> Plan:
             f"data.micro_batch_size={micro_batch}: make it a multiple of {micro_batch * devices * nodes}"
         )
     precision = _precision(cfg.trainer.precision, device)
+    if strategy == "fsdp2" and precision.startswith("16"):
+        raise UserError(
+            f"trainer=fsdp2 has no fp16 and this run would take it ({precision} on {device.name}): use "
+            "trainer=deepspeed_zero3, or GPUs with bf16"
+        )
+    if _quantization(cfg) and strategy in ("zero3", "fsdp2"):
+        raise UserError(
+            f"module.quantization={_quantization(cfg)} does not go with weights in pieces: use trainer=ddp or "
+            "trainer=deepspeed_zero2, or adapter=lora"
+        )
     return Plan(
         devices=devices,
         nodes=nodes,
@@ -236,10 +253,22 @@ def _devices(cfg: DictConfig, on_gpu: bool, notes: list[str]) -> int:
         return 1
     import torch
 
-    if torch.cuda.is_available():
+    if not cfg.preflight.gpu and torch.cuda.is_available():  # else they are another machine's
         return torch.cuda.device_count()
     notes.append(f"trainer.devices=auto: {ASSUMED_DEVICES} GPUs in a node assumed")
     return ASSUMED_DEVICES
+
+
+def _nodes(cfg: DictConfig, notes: list[str]) -> int:
+    nodes = cfg.trainer.num_nodes
+    if nodes == "auto":
+        launch = find_launch()
+        if launch is None:
+            notes.append("trainer.num_nodes=auto: 1 node assumed, because no launcher started this")
+        return launch.nodes if launch else 1
+    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
+        raise UserError(f"trainer.num_nodes must be auto or a whole number of at least 1, found {nodes!r}")
+    return nodes
 
 
 def _strategy(given: Any, world_size: int) -> tuple[str, dict[str, Any]]:

@@ -187,7 +187,8 @@ class ZeroStrategy(DeepSpeedStrategy):
         if self.lightning_module.trainer.state.fn != TrainerFn.FITTING or checkpoint.is_laid_out_for(
             self.world_size, stage
         ):
-            return super().load_checkpoint(checkpoint_path, weights_only)
+            with _scaler_of_this_precision(getattr(self.deepspeed_engine, "optimizer", None)):
+                return super().load_checkpoint(checkpoint_path, weights_only)
         log.info(
             "%s was saved by %d processes under ZeRO-%d: sharing it out anew to %d under ZeRO-%d",
             checkpoint_path,
@@ -197,6 +198,16 @@ class ZeroStrategy(DeepSpeedStrategy):
             stage,
         )
         return restore(self.deepspeed_engine, checkpoint)
+
+
+@contextmanager
+def _scaler_of_this_precision(zero: Any) -> Iterator[None]:
+    """Keep the loss scaler of a ZeRO optimizer where a checkpoint brings that of fp16 to bf16, or the other way."""
+    scaler, dynamic = getattr(zero, "loss_scaler", None), getattr(zero, "dynamic_loss_scale", None)
+    yield
+    if scaler is not None and zero.dynamic_loss_scale != dynamic:
+        log.info("the checkpoint was made in another precision: the loss scale starts anew")
+        zero.loss_scaler, zero.dynamic_loss_scale = scaler, dynamic
 
 
 def _discard(zero: Any, step: Callable[[], Any]) -> None:

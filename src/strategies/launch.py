@@ -60,12 +60,13 @@ class Launch:
 def find_launch() -> Launch | None:
     """The launch this process belongs to; None where Lightning starts the processes, or there is just one."""
     env = os.environ
-    if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= env.keys():
+    variables = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= env.keys()
+    if variables and env.keys() & {"LOCAL_WORLD_SIZE", "LOCAL_SIZE"}:
         return _launched_by_variables()
     steps = {"SLURM_PROCID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NODEID"}
     if steps <= env.keys() and int(env["SLURM_STEP_NUM_TASKS"]) > 1:  # one task may be a shell: srun --pty bash
-        return _launched_by_srun()
-    return None
+        return _launched_by_srun()  # also where DeepSpeed, in an earlier job of a sweep, has set the variables
+    return _launched_by_variables() if variables else None
 
 
 def _launched_by_variables() -> Launch:

@@ -44,8 +44,9 @@ def restore(engine: Any, checkpoint: ZeroCheckpoint) -> dict[str, Any]:
             (_set_slice_of_stage_3 if is_stage_3 else _set_slice)(zero, trained[name], key, value)
     for group, settings in zip(zero.optimizer.param_groups, checkpoint.optimizer_settings, strict=True):
         group.update(settings)
-    for key, value in checkpoint.scaling.items():
-        setattr(zero, key, value)
+    if checkpoint.scaling["dynamic_loss_scale"] == zero.dynamic_loss_scale:  # else it is that of another precision
+        for key, value in checkpoint.scaling.items():
+            setattr(zero, key, value)
     if is_stage_3:
         for sub_group in range(len(zero.fp32_partitioned_groups_flat)):
             zero._reassign_or_swap_out_partitioned_parameters(sub_group)
@@ -91,7 +92,8 @@ def _target(zero: Any, flat: Tensor, key: str, value: Tensor) -> Tensor | None:
         return flat.data
     state = zero.optimizer.state[flat]
     if not isinstance(value, Tensor) or not value.dim():
-        state[key] = value.clone() if isinstance(value, Tensor) else value
+        # Fused AdamW on a GPU reads the step there.
+        state[key] = value.to(flat.device, copy=True) if isinstance(value, Tensor) else value
         return None
     if key not in state:
         state[key] = torch.zeros_like(flat.data)

@@ -1,6 +1,6 @@
 """Checkpoints are complete or not there, damaged ones are passed over, and a full disk costs a run no more than one."""
 
-import json
+import csv
 import os
 import random
 import resource
@@ -250,16 +250,10 @@ class FileLimit(L.Callback):
         resource.setrlimit(resource.RLIMIT_FSIZE, self.unlimited)
 
 
-@pytest.fixture(scope="module")
-def instructions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [{"instruction": f"Double {n}.", "input": "", "output": f"{2 * n}"} for n in range(60)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def limited_run(compose_train: Compose, instructions: Path, first: int, last: int, *more: str) -> DictConfig:
-    """A run of eight steps with a checkpoint after each, whose files may not grow beyond 100 kB in some steps."""
+def limited_run(
+    compose_train: Compose, instructions: Path, first: int, last: int, *more: str, limit: int = 100_000
+) -> DictConfig:
+    """A run of eight steps with a checkpoint after each, whose files may not grow beyond a limit in some steps."""
     cfg = compose_train(
         [
             "experiment=sft_demo",
@@ -283,7 +277,7 @@ def limited_run(compose_train: Compose, instructions: Path, first: int, last: in
     )
     with open_dict(cfg):
         target = f"{FileLimit.__module__}.{FileLimit.__qualname__}"
-        cfg.callbacks.limit = {"_target_": target, "limit": 100_000, "first": first, "last": last}
+        cfg.callbacks.limit = {"_target_": target, "limit": limit, "first": first, "last": last}
     return cfg
 
 
@@ -300,6 +294,19 @@ def test_a_run_goes_on_after_saves_that_failed(
     assert names(folder) == sorted(
         ["last.ckpt", *(f"step_0000000{step}.{end}" for step in (7, 8) for end in ("ckpt", "json"))]
     )
+
+
+@pytest.mark.slow
+def test_a_run_whose_metrics_can_t_be_written_goes_on_and_writes_them_later(
+    compose_train: Compose, instructions: Path, llama_tiny: ModelSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = limited_run(compose_train, instructions, 3, 5, "callbacks.last=null", limit=500)
+    train(cfg)
+    said = [record.message for record in caplog.records if "could not be written" in record.message]
+    assert said == ["what this step logged could not be written (File too large): training goes on"]
+    with Path(cfg.paths.output_dir, "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 9)]
 
 
 @pytest.mark.slow

@@ -45,20 +45,14 @@ class SignalAt(L.Callback):
             self._reached("in the last step")
 
     def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.state.fn == "validate":
+            self._reached("while validating before training")
         if trainer.state.fn == "fit" and trainer.global_step == 3:
             self._reached("while validating")
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.global_step == 4:
             self._reached("while saving")
-
-
-@pytest.fixture(scope="module")
-def instructions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    rows = [{"instruction": f"Double {n}.", "input": "", "output": f"{2 * n}"} for n in range(100)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def run(compose_train: Compose, instructions: Path, folder: Path, moment: str | None, *more: str) -> Path:
@@ -76,7 +70,7 @@ def run(compose_train: Compose, instructions: Path, folder: Path, moment: str | 
             "trainer.precision=32-true",
             f"trainer.max_steps={STEPS}",
             "trainer.val_every_n_steps=3",
-            "validate_before=false",
+            f"validate_before={moment == 'while validating before training'}",
             "callbacks.samples=null",
             "callbacks.export=null",
             "callbacks.loss_curve=null",
@@ -111,6 +105,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("moment", "step"),
     [
+        ("while validating before training", 1),
         ("before the first step", 1),
         ("between micro-batches", 3),
         ("while validating", 3),

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import wandb
-from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, open_dict
 
 from src.callbacks.checkpoint_files import newest, read_manifest
+from src.callbacks.loggers import CsvLogger
 from src.callbacks.preemption import Preempted
 from src.callbacks.resume import continue_history, set_aside
 from src.errors import UserError
 from src.models.spec import ModelSpec
-from tests.callbacks.test_preemption import SignalAt, instructions  # noqa: F401
+from tests.callbacks.test_preemption import SignalAt
 from train import train
 
 Compose = Callable[[Sequence[str]], DictConfig]
@@ -43,7 +43,7 @@ def test_logs_go_on_from_the_rows_before_the_checkpoint_s_validation(same_folder
     logged(former)
     if same_folder:
         set_aside(folder)
-    logger = CSVLogger(str(folder), name="", version="")
+    logger = CsvLogger(str(folder), name="", version="")
     continue_history([logger], former, folder, step=3)
     logger.log_metrics({"train/loss": 5.0, "new": 1.0}, step=4)
     logger.save()
@@ -61,7 +61,7 @@ def test_metrics_set_aside_by_a_start_that_was_killed_are_found_again(tmp_path: 
     logged(tmp_path)
     set_aside(tmp_path)
     set_aside(tmp_path)
-    logger = CSVLogger(str(tmp_path), name="", version="")
+    logger = CsvLogger(str(tmp_path), name="", version="")
     continue_history([logger], tmp_path, tmp_path, step=3)
     assert [row["step"] for row in rows_of(tmp_path)] == ["1", "2", "3"]
 
@@ -69,7 +69,7 @@ def test_metrics_set_aside_by_a_start_that_was_killed_are_found_again(tmp_path: 
 @pytest.mark.slow
 def test_a_run_that_goes_on_keeps_its_entry_in_the_tracker_and_finishes_what_a_kill_left(
     compose_train: Compose,
-    instructions: Path,  # noqa: F811
+    instructions: Path,
     llama_tiny: ModelSpec,
 ) -> None:
     def run(*more: str, moment: str = "") -> Path:

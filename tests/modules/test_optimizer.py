@@ -4,9 +4,10 @@ import pytest
 import torch
 from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from src.errors import UserError
-from src.modules.optimizer import AdamW, Schedule, decay_groups
+from src.modules.optimizer import AdamW, Schedule, decay_groups, restore_settings, settings_of
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
@@ -78,3 +79,43 @@ def test_impossible_learning_rates_are_refused(lr: object) -> None:
 def test_unknown_schedules_are_refused() -> None:
     with pytest.raises(UserError, match="cosine, linear or constant"):
         Schedule("step")
+
+
+def loaded(old: AdamW, new: AdamW, steps: int = 3) -> tuple[torch.optim.Optimizer, LambdaLR, list[str]]:
+    """An optimizer of ``new`` settings into which a checkpoint made with ``old`` ones was loaded, as a run does it."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    optimizers = [settings.build(model) for settings in (old, new)]
+    schedules = [Schedule("linear", 2, 0.0).build(optimizer, 10) for optimizer in optimizers]
+    for _ in range(steps):
+        model(torch.ones(2, 4)).square().sum().backward()
+        optimizers[0].step()
+        schedules[0].step()
+    wanted = settings_of(optimizers[1])
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    schedules[1].load_state_dict(schedules[0].state_dict())
+    return optimizers[1], schedules[1], restore_settings(optimizers[1], schedules[1], wanted)
+
+
+def test_a_resumed_optimizer_has_the_settings_of_the_new_run() -> None:
+    new = AdamW(lr=5e-4, betas=(0.8, 0.9), weight_decay=0.2, fused=False)
+    optimizer, schedule, changed = loaded(AdamW(lr=1e-3), new)
+    assert changed[0] == "lr 0.0005 (was 0.001)" and len(changed) == 4
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
+    for group in optimizer.param_groups:
+        assert group["betas"] == (0.8, 0.9) and group["fused"] is False
+        assert group["lr"] == 5e-4 * schedule.lr_lambdas[0](3)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    schedule.step()
+    assert schedule.get_last_lr() == [5e-4 * schedule.lr_lambdas[0](4)] * 2
+    state = next(iter(optimizer.state.values()))
+    assert int(state["step"]) == 4  # the moments are those of the checkpoint
+
+
+def test_the_same_settings_change_no_number_of_a_resumed_optimizer() -> None:
+    same = AdamW(lr=1e-3)
+    optimizer, schedule, changed = loaded(same, same)
+    assert changed == []
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3 * schedule.lr_lambdas[0](3)] * 2

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from src.command import ROOT, group_options, rewrite_arguments
 from src.errors import UserError
 from src.preflight.advice import advice, fits, single_changes
-from src.preflight.gpus import GIB, find_gpu
+from src.preflight.gpus import GIB, find_gpu, most_like
 from src.preflight.memory import estimate_memory
 from src.preflight.preflight import Preflight, estimate, preflight, refuse
 from src.shards.format import ShardWriter
@@ -202,3 +202,42 @@ def test_the_command_ends_with_status_two_where_nothing_fits(tmp_path: Path) -> 
     assert ended.returncode == 2 and "does NOT fit" in ended.stdout
     assert ended.stderr.splitlines()[-1].startswith("error: llama2_13b needs")
     assert json.loads((tmp_path / "preflight.json").read_text())["memory"]["fits"] is False
+
+
+@pytest.mark.parametrize(
+    ("calls_itself", "gib", "entry"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 79, "A100-80GB"),
+        ("NVIDIA A100-PCIE-40GB", 39, "A100-40GB"),
+        ("Tesla V100-SXM2-32GB", 31, "V100-32GB"),
+        ("NVIDIA H100 80GB HBM3", 79, "H100-80GB"),
+    ],
+)
+def test_a_gpu_that_is_here_is_known_by_its_own_name(calls_itself: str, gib: int, entry: str) -> None:
+    assert most_like(calls_itself, gib * GIB).name == entry
+
+
+@pytest.mark.parametrize("calls_itself", ["NVIDIA A40", "NVIDIA B200", "NVIDIA L40"])
+def test_a_gpu_that_is_not_in_the_table_is_not_taken_for_another(calls_itself: str) -> None:
+    with pytest.raises(UserError, match=f"{calls_itself}, is not in the table"):
+        most_like(calls_itself, 45 * GIB)
+
+
+def test_what_the_run_would_refuse_is_refused(compose_train: Compose) -> None:
+    fsdp2 = [ZH, "trainer=fsdp2", "trainer.devices=8", "trainer.num_nodes=3"]
+    with pytest.raises(UserError, match="fsdp2 has no fp16"):
+        found(compose_train, *fsdp2)
+    assert found(compose_train, *fsdp2, "preflight.gpu=A100-80GB").plan.precision == "bf16-mixed"
+
+
+def test_nodes_may_be_left_to_the_launcher(compose_train: Compose) -> None:
+    run = found(compose_train, ZH, "trainer.num_nodes=auto")
+    assert run.plan.nodes == 1 and any("1 node assumed" in note for note in run.notes)
+
+
+def test_host_memory_counts_whole_models_that_processes_load(compose_train: Compose) -> None:
+    whole = 4 * 13_015_864_320
+    ddp = found(compose_train, ZH, "trainer=ddp", "trainer.devices=8", "trainer.num_nodes=3")
+    assert ddp.memory.host > 8 * whole
+    zero_3 = found(compose_train, ZH, "trainer=deepspeed_zero3", "trainer.devices=8", "trainer.num_nodes=3")
+    assert zero_3.memory.host < whole

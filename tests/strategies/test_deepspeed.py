@@ -54,6 +54,7 @@ def one(plan: Plan) -> Path:
     plan.add("one_random", "random", "cpu", 1, samples=SAMPLES)
     plan.add("one_pretrained", "pretrained", "cpu", 1)
     plan.add("one_lora", "lora", "cpu", 1)
+    plan.add("one_dora", "dora", "cpu", 1)
     plan.add("one_taking", "pretrained", "cpu", 1, f"trainer.max_steps={FEW}")
     plan.add("one_discarding", "pretrained", "cpu", 1, f"trainer.max_steps={FEW}", discard=DISCARD)
     zero_worker.carry_out(plan.write("one"))
@@ -79,6 +80,7 @@ def pair(plan: Plan, alone: Path, large: Path) -> Path:
     plan.add("zero1_pretrained", "pretrained", "deepspeed_zero2", 2, "trainer.strategy.stage=1")
     plan.add("zero3_pretrained", "pretrained", "deepspeed_zero3", 2)
     plan.add("zero2_lora", "lora", "deepspeed_zero2", 2)
+    plan.add("zero3_dora", "dora", "deepspeed_zero3", 2)
     plan.add("zero3_lora", "lora", "deepspeed_zero3", 2, export={}, weights=watch["zero3_lora"])
     for stage in (2, 3):
         more = [f"trainer.max_steps={FEW}"]
@@ -113,7 +115,7 @@ def farthest(ours: list[float], theirs: list[float]) -> float:
     "run",
     [
         *("ddp_random", "zero2_random", "zero3_random", "zero1_pretrained", "zero3_pretrained"),
-        *("zero2_lora", "zero3_lora"),
+        *("zero2_lora", "zero3_lora", "zero3_dora"),
     ],
 )
 def test_losses_are_those_of_one_process(one: Path, pair: Path, run: str) -> None:

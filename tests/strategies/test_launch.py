@@ -183,3 +183,13 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         port = server.getsockname()[1]
         (line,) = last_lines(process(port, 1, 2, "", 5, **of_world(0, 2)))
     assert f"port {port} on {socket.gethostname()} is in use: give another MASTER_PORT" in line
+
+
+def test_srun_is_known_again_after_deepspeed_has_set_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in VARIABLES["srun"].items():
+        monkeypatch.setenv(name, value)
+    first = find_launch()
+    later = {"RANK": "13", "LOCAL_RANK": "5", "WORLD_SIZE": "24", "MASTER_ADDR": "node1", "MASTER_PORT": "1234"}
+    for name, value in later.items():
+        monkeypatch.setenv(name, value)
+    assert first is not None and find_launch() == first and first.nodes == 3
