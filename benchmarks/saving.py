@@ -26,6 +26,12 @@ class Result:
     note: str
 
 
+def former(name: str) -> list[dict[str, Any]]:
+    """Results that were written before, for a benchmark of which only some parts were run now."""
+    path = FOLDER / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+
+
 def save(name: str, results: Sequence[dict[str, Any]], packages: Iterable[str]) -> None:
     """Write the results of a benchmark with the versions of those packages that are installed."""
     report = {

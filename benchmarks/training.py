@@ -9,7 +9,8 @@ CORPORA holds ``<language>.jsonl.gz`` with a ``text`` a line; without it the ver
 INSTRUCTIONS is a file of alpaca records; without it the ones of ``scripts/make_instructions.py``.
 
 Every loop runs in a process of its own and they take turns, a step or a few each, so a busy machine slows all alike.
-The first turn of each warms up and does not count. Written to ``benchmarks/results/training.json``:
+The first turn of each warms up and does not count. Written to ``benchmarks/results/training.json``, beside the lines of
+parts that were not run:
 
 - ``overhead``: the time of an optimizer step of ``train.py`` with its default callbacks, metrics.csv and no terminal,
   over that of the shortest loop with the same model, batches, loss, optimizer and precision; and over one with Hugging
@@ -36,7 +37,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from rich.console import Console
 from rich.table import Table
-from saving import Result, save
+from saving import Result, former, save
 from training_data import SmallSet, corpus_file, instruction_set, pretraining_set
 from training_turns import Contestant, Turn, race
 
@@ -44,6 +45,12 @@ from src.models.zoo import find_model
 from src.strategies.hardware import suitable_precision
 
 PARTS = ("overhead", "pretrain", "sft")
+PART_OF = {
+    "overhead_vs_bare": "overhead",
+    "step_vs_bare_all_logits": "overhead",
+    "pretrain_effective_vs_hf": "pretrain",
+    "sft_effective_vs_hf": "sft",
+}
 PACKAGES = ("torch", "lightning", "transformers", "accelerate", "peft", "liger-kernel")
 OVERHEAD = {  # rows of a batch, tokens of a row, steps in a turn, by model
     "smollm2_135m": (1, 512, 1),
@@ -245,7 +252,9 @@ def main() -> None:
     for result in results:
         console.print(f"{result.metric}: {result.ratio:.3f}", highlight=False)
     if not arguments.dry_run:
-        save("training", [asdict(result) for result in results], PACKAGES)
+        measured = {part for part in PARTS if part in arguments.parts}
+        kept = [line for line in former("training") if PART_OF[line["metric"].split(".")[1]] not in measured]
+        save("training", [*kept, *(asdict(result) for result in results)], PACKAGES)
 
 
 if __name__ == "__main__":
