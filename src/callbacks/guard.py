@@ -1,6 +1,7 @@
 """Puts `StepGuard` into a run: says which steps were skipped and why, and stops a run that can't recover."""
 
 import logging
+import math
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from src.callbacks.checkpoint_files import problem_with, step_of
-from src.callbacks.step_guard import OVERFLOW, Decision, Diverged, StepGuard, decision, withhold
+from src.callbacks.step_guard import NOT_FINITE, OVERFLOW, Decision, Diverged, StepGuard, decision, withhold
 from src.errors import UserError
+from src.strategies.deepspeed import ZeroStrategy
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +87,21 @@ class Guard(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        strategy: Any = trainer.strategy
+        if isinstance(strategy, ZeroStrategy) and strategy.left_out:
+            strategy.left_out = False
+            self._left_out(strategy.deepspeed_engine.optimizer)
         self._read(_LAG_STEPS)
         self._stop_if_hopeless(trainer)
+
+    def _left_out(self, zero: Any) -> None:
+        """The step just made was not: DeepSpeed, which alone knows the norm, found that it was not finite."""
+        _, numbers, arrived = self._unread[-1]
+        if arrived is not None:
+            arrived.synchronize()
+        seeks = zero.dynamic_loss_scale and zero.loss_scaler.cur_scale > zero.loss_scaler.min_scale
+        numbers[0], numbers[2] = OVERFLOW if seeks else NOT_FINITE, math.inf
+        self.steps.count_skipped()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._read(0)

@@ -129,6 +129,10 @@ class StepGuard:
         self._skipped += skip
         return skip.float(), torch.cat([verdict[None].float(), values, usual, limit])
 
+    def count_skipped(self) -> None:
+        """One more that somebody else left out."""
+        self._skipped += 1
+
     @property
     def skipped(self) -> Tensor:
         """Steps skipped since the run began, a scalar."""

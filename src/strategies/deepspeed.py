@@ -48,6 +48,8 @@ class ZeroStrategy(DeepSpeedStrategy):
     Attributes:
         discard_gradients: set to True before an optimizer step, on every process, it makes that step drop its gradients
             and leave weights, moments, step counts and loss scale as they are; False again afterwards.
+        left_out: whether DeepSpeed itself left the last optimizer step out, because its gradients were not finite; who
+            has seen it sets it to False.
     """
 
     def __init__(self, deepspeed: Mapping[str, Mapping[str, Any]] | None = None, **settings: Any) -> None:
@@ -56,7 +58,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         self.config["zero_force_ds_cpu_optimizer"] = False
         for section, values in (deepspeed or {}).items():
             self.config.setdefault(section, {}).update(values)
-        self.discard_gradients = False
+        self.discard_gradients = self.left_out = False
         self._zero_step: Callable[..., Any] | None = None
         self._engine: Any = None
 
@@ -126,12 +128,15 @@ class ZeroStrategy(DeepSpeedStrategy):
         super()._initialize_deepspeed_train(model)
         # The decision to discard may come as late as in on_before_optimizer_step, after which the engine is on its own.
         zero = self.deepspeed_engine.optimizer
+        zero.check_grad_overflow = True  # stages 1 and 2 in float32 would not look at their gradients
         self._zero_step, zero.step = zero.step, self._step_or_discard
 
     def _step_or_discard(self, *args: Any, **kwargs: Any) -> Any:
         assert self._zero_step is not None
         if not self.discard_gradients:
-            return self._zero_step(*args, **kwargs)
+            result = self._zero_step(*args, **kwargs)
+            self.left_out = bool(self.deepspeed_engine.optimizer.overflow)
+            return result
         self.discard_gradients = False
         return _discard(self.deepspeed_engine.optimizer, self._zero_step)
 

@@ -357,6 +357,16 @@ def pair(one: Runs) -> Runs:
                 ("zero3", "deepspeed_zero3"),
             ]
         ),
+        *(
+            one.run(
+                f"zero{stage}_gradient",
+                f"trainer=deepspeed_zero{stage}",
+                *two,
+                guard={},
+                poison=poison("gradient", [SPOILED], rank=1),
+            )
+            for stage in (2, 3)
+        ),
     )
     zero_worker.start(plan, processes=2)
     return one
@@ -371,6 +381,18 @@ def test_a_fault_of_one_process_makes_all_of_them_skip(pair: Runs, name: str) ->
         kinds = ["moments"] if name == "zero3" else ["moments", "weights"]  # ZeRO-3 keeps no weights between steps
         for before, after, later in (found[kind][SPOILED - 2 : SPOILED + 1] for kind in kinds):
             assert after == before and later != after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_norm_that_deepspeed_alone_sees_is_skipped_said_and_counted(pair: Runs, stage: int) -> None:
+    name = f"zero{stage}_gradient"
+    moments = pair.found(name)["moments"]
+    assert moments[SPOILED - 1] == moments[SPOILED - 2] != moments[SPOILED]
+    assert pair.found(name)["skipped"] == [0, 0, 0, 1, 1, 1]  # logged before the step is made
+    losses, wanted = (zero_worker.losses(pair.folder / run) for run in (name, "by_hand"))
+    assert losses == pytest.approx(wanted, abs=1e-5)  # the loss of the step itself is finite
+    assert "the gradient norm is inf" in (pair.folder / "pair.log").read_text()
 
 
 @pytest.mark.slow
