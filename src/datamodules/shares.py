@@ -19,7 +19,7 @@ block: every count is the floor or the ceiling of its share (the quota of apport
 error after any number of blocks is at most ``1/2 + r · (the parent's error)``, and 0 at the root, which depends on the
 tree and not on ``b``. Two splits one above the other stay below 1/2 + 1/2, so up to four sources are within one sample
 for ever. `Shares.drift_bound` is the bound of any other mix: of a thousand random ones with up to fifty sources the
-largest was 1.7 samples.
+largest was 1.7 samples, and the worst that a search has found 2.2, for 18 sources with weights from 1 to 10,000.
 """
 
 from collections.abc import Sequence

