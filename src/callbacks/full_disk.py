@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
-_said: set[str] = set()
+_failing: set[str] = set()
 
 
 @contextmanager
 def going_on(what: str) -> Iterator[None]:
-    """Take a failed write for a warning, one for each kind of thing that could not be written."""
+    """Take a failed write for a warning, the first of several in a row."""
     try:
         yield
     except OSError as error:
-        if what not in _said:
-            _said.add(what)
+        if what not in _failing:
             log.warning("%s could not be written (%s): training goes on", what, error.strerror or error)
+        _failing.add(what)
+    else:
+        _failing.discard(what)
