@@ -1,11 +1,17 @@
 """What every engine takes and gives: requests with a decoding each, and events of text.
 
-An engine either does what a `Decoding` asks or raises `UserError`; it never drops an option in silence.
+An engine either does what a `Decoding` asks or raises `Unsupported`; it never drops an option in silence. What it can
+do beyond greedy decoding and sampling it states as `Capability`, so that a server can refuse a request before it queues.
 """
 
-from collections.abc import Iterator, Sequence
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from enum import StrEnum
+from typing import Any, Literal, Protocol
 
 from src.errors import UserError
 from src.models.templates import Message
@@ -13,22 +19,63 @@ from src.models.templates import Message
 FinishReason = Literal["stop", "length"]
 
 
+class Capability(StrEnum):
+    """What not every engine can do."""
+
+    BEAMS = "beam search"
+    JSON_SCHEMA = "answers that follow a JSON schema"
+    LOGPROBS = "log probabilities"
+    PROMPT_LOGPROBS = "log probabilities of the prompt"
+    COUNT_PENALTIES = "presence and frequency penalties"
+    REPETITION_PENALTY = "a repetition penalty"
+    TOP_K = "top_k"
+    MIN_P = "min_p"
+    LOGIT_BIAS = "logit_bias"
+    IGNORE_EOS = "ignore_eos"
+    ADAPTERS = "adapters"
+    HIDDEN_STATES = "hidden states"
+
+
+class Unsupported(UserError):
+    """A request that needs what the engine can't do. ``parameter`` is the setting that asks for it."""
+
+    def __init__(self, message: str, parameter: str):
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class PromptTooLong(UserError):
+    """A prompt that leaves no room for an answer in the model's context."""
+
+
+class EngineDown(RuntimeError):
+    """The engine can't answer now: its process has died and is being started again, or an endpoint is out of reach."""
+
+
 @dataclass(frozen=True)
 class Decoding:
-    """How the next tokens are chosen.
+    """How the next tokens are chosen. In this order: penalties, bias, temperature, top_k, top_p, min_p, the draw.
 
     Args:
         max_new_tokens: at most so many tokens; fewer where the model's context ends first.
         do_sample: draw tokens by chance; without it the likeliest token (or beam) is taken and `temperature`, `top_p`,
-            `top_k` and `seed` must be left alone, because they would do nothing.
+            `top_k`, `min_p` and `seed` must be left alone, because they would do nothing.
         temperature: above 1 is bolder, below 1 more careful.
         top_p: draw among the likeliest tokens that together reach this probability (Holtzman et al. 2019).
         top_k: draw among this many likeliest tokens; 0 means all.
+        min_p: draw among tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024).
         num_beams: above 1 is beam search, which does not sample.
         repetition_penalty: above 1 makes tokens of the prompt and of the answer so far less likely (Keskar et al.
             2019). It harms tasks that copy, such as extraction.
-        seed: makes a sampled answer repeatable, whatever else is generated beside it; None draws anew each time.
+        presence_penalty, frequency_penalty: taken off the logit of each token of the answer so far, once, and once for
+            each time it occurred (the OpenAI API's); negative values invite repetition.
+        logit_bias: added to the logits of these token ids; -100 bans one.
+        seed: makes a sampled answer repeatable on the same engine; None draws anew each time.
         stop: texts that end the answer and are not part of it, besides those of the template.
+        json_schema: the answer is JSON that follows this schema; ``{}`` is any JSON value.
+        logprobs: log probabilities of the chosen tokens and of this many likeliest at each place, of the model's own
+            distribution before any of the above; None for none.
+        ignore_eos: go on after an end token, up to `max_new_tokens`: for measuring speed.
     """
 
     max_new_tokens: int = 256
@@ -36,10 +83,17 @@ class Decoding:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     num_beams: int = 1
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     stop: Sequence[str] = field(default=())
+    json_schema: Mapping[str, Any] | None = None
+    logprobs: int | None = None
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop or ()))
@@ -48,14 +102,18 @@ class Decoding:
             "temperature": (self.temperature > 0, "above 0 (for the likeliest token set decoding=greedy)"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "top_k": (self.top_k >= 0, "0 (all tokens) or more"),
+            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
             "num_beams": (self.num_beams >= 1, "1 or more"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0 (1 means none)"),
+            "presence_penalty": (-2 <= self.presence_penalty <= 2, "between -2 and 2"),
+            "frequency_penalty": (-2 <= self.frequency_penalty <= 2, "between -2 and 2"),
             "stop": (all(isinstance(text, str) and text for text in self.stop), "a list of texts that are not empty"),
+            "logprobs": (self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20, or null"),
         }
         for name, (good, expected) in limits.items():
             if not good:
                 raise UserError(f"decoding.{name} is {getattr(self, name)!r}: it must be {expected}")
-        drawn = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": None}
+        drawn = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": None}
         idle = [name for name, default in drawn.items() if getattr(self, name) != default]
         if idle and not self.do_sample:
             raise UserError(
@@ -64,19 +122,52 @@ class Decoding:
         if self.do_sample and self.num_beams > 1:
             raise UserError("beam search does not sample: set decoding.num_beams=1 or decoding.do_sample=false")
 
+    def needs(self) -> dict[Capability, str]:
+        """What an engine must be capable of to do this, each with the setting that asks for it."""
+        asked = {
+            Capability.BEAMS: ("num_beams", self.num_beams > 1),
+            Capability.JSON_SCHEMA: ("json_schema", self.json_schema is not None),
+            Capability.LOGPROBS: ("logprobs", self.logprobs is not None),
+            Capability.REPETITION_PENALTY: ("repetition_penalty", self.repetition_penalty != 1.0),
+            Capability.TOP_K: ("top_k", self.top_k > 0),
+            Capability.MIN_P: ("min_p", self.min_p > 0),
+            Capability.LOGIT_BIAS: ("logit_bias", bool(self.logit_bias)),
+            Capability.IGNORE_EOS: ("ignore_eos", self.ignore_eos),
+            Capability.COUNT_PENALTIES: (
+                "presence_penalty" if self.presence_penalty else "frequency_penalty",
+                bool(self.presence_penalty or self.frequency_penalty),
+            ),
+        }
+        return {capability: name for capability, (name, needed) in asked.items() if needed}
+
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to generate: either a conversation for the template or a plain prompt to continue."""
+    """One thing to generate: a conversation for the template, a plain prompt to continue, or its token ids.
+
+    adapter: name of one of the engine's adapters; None is the model without one.
+    """
 
     id: str
     prompt: str | None = None
     messages: Sequence[Message] | None = None
+    prompt_ids: Sequence[int] | None = None
     decoding: Decoding = field(default_factory=Decoding)
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.prompt is None) == (self.messages is None):
+        if [self.prompt, self.messages, self.prompt_ids].count(None) != 2:
             raise UserError(f"request '{self.id}' must have either a prompt or messages, and not both")
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One token of an answer (its bytes may be part of a character) and the likeliest tokens at its place."""
+
+    token: str
+    bytes: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +175,8 @@ class Event:
     """A piece of an answer. The last event of a request has a finish reason and the final counts.
 
     ``finish_reason``: ``stop`` at an end token or stop text, ``length`` at the limit of tokens. ``completion_tokens``
-    counts the end token too.
+    counts the end token too. ``logprobs`` are those of the tokens since the event before, whether or not their text is
+    out already.
     """
 
     request_id: str
@@ -92,11 +184,116 @@ class Event:
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Engine(Protocol):
-    """Whatever turns requests into text."""
+    """Whatever turns requests into text.
+
+    Attributes:
+        name: transformers, llamacpp, vllm or openai.
+        capabilities: what it can do beyond greedy decoding and sampling by temperature and top_p.
+        context_length: tokens of prompt and answer together; 0 where only the other end knows.
+        max_parallel: requests that it works on at a time; more wait within it.
+        adapters: names of adapters that requests can ask for.
+    """
+
+    name: str
+    capabilities: frozenset[Capability]
+    context_length: int
+    max_parallel: int
+    adapters: Sequence[str]
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Event]:
-        """Events of all requests; those of one request come in order, those of several may alternate."""
+        """Events of all requests; those of one request come in order, those of several may alternate.
+
+        Raises:
+            UserError: a request can't be met; before anything runs.
+        """
         ...
+
+    def stream(self, request: Request) -> AsyncIterator[Event]:
+        """Events of one request beside any others. Closing the iterator stops the work on it at the next token.
+
+        Raises:
+            UserError: it can't be met (`Unsupported`, `PromptTooLong`).
+            EngineDown: the engine can't answer now.
+        """
+        ...
+
+    def check(self, request: Request) -> int:
+        """The prompt's number of tokens (0 where only the other end knows); raises what `stream` would."""
+        ...
+
+    def is_ready(self) -> bool:
+        """Whether it would take a request now."""
+        ...
+
+    def close(self) -> None:
+        """Stop what runs and free what it holds. Idempotent."""
+        ...
+
+
+def check_capabilities(engine: Engine, request: Request) -> None:
+    """Refuse a request that needs what the engine lacks. Raises `Unsupported`."""
+    for capability, parameter in request.decoding.needs().items():
+        if capability not in engine.capabilities:
+            raise Unsupported(
+                f"the {engine.name} engine can't do {capability}: leave {parameter} out or serve with another engine",
+                parameter,
+            )
+    if request.adapter is not None and request.adapter not in engine.adapters:
+        known = f"it has {', '.join(engine.adapters)}" if engine.adapters else "it has none"
+        raise Unsupported(f"the engine has no adapter '{request.adapter}': {known}", "adapter")
+
+
+def check_ids(requests: Sequence[Request]) -> None:
+    """Refuse two requests with the same id."""
+    if len({request.id for request in requests}) < len(requests):
+        raise UserError("two requests have the same id: give each its own")
+
+
+def generate_in_thread(engine: Engine, requests: Sequence[Request]) -> Iterator[Event]:
+    """`Engine.generate` by means of `Engine.stream`: all requests side by side in an event loop of a thread.
+
+    When the caller leaves (Ctrl-C, close), all of them stop.
+    """
+    check_ids(requests)
+    for request in requests:
+        engine.check(request)
+    events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+    started: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = queue.SimpleQueue()
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        started.put((asyncio.get_running_loop(), task))
+        free = asyncio.Semaphore(max(1, 2 * engine.max_parallel))
+
+        async def one(request: Request) -> None:
+            async with free, aclosing(engine.stream(request)) as stream:  # type: ignore[type-var]
+                async for event in stream:
+                    events.put(event)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for request in requests:
+                    group.create_task(one(request))
+            events.put(None)
+        except BaseExceptionGroup as errors:  # one that failed ended the others
+            events.put(errors.exceptions[0])
+        except BaseException as error:  # handed to the caller, who raises it
+            events.put(error)
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    loop, task = started.get()
+    try:
+        while (event := events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+    finally:
+        if thread.is_alive():
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join()
