@@ -50,8 +50,7 @@ def main(cfg: DictConfig) -> None:
         chat=cfg.chat,
         dtype=cfg.dtype,
         device=cfg.device,
-        batch_size=cfg.batch_size,
-        stream=way in ("prompt", "instruction", "interactive"),
+        max_parallel=cfg.batch_size,
     )
     if way == "interactive":
         from src.generation.chat import Chat

@@ -27,7 +27,15 @@ def main(cfg: DictConfig) -> None:
 
     records = read_records(cfg.records, cfg.limit)
     model = instantiate(cfg.model)
-    engine, _ = load_engine(model, cfg.adapter_path, cfg.template, True, cfg.dtype, cfg.device, cfg.batch_size)
+    engine, _ = load_engine(
+        model,
+        adapter_path=cfg.adapter_path,
+        template=cfg.template,
+        chat=True,
+        dtype=cfg.dtype,
+        device=cfg.device,
+        max_parallel=cfg.batch_size,
+    )
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("answering", total=len(records))
         result = evaluate(engine, records, instantiate(cfg.decoding), cfg.system, lambda _: progress.advance(task))

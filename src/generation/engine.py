@@ -1,7 +1,7 @@
 """What every engine takes and gives: requests with a decoding each, and events of text.
 
 An engine either does what a `Decoding` asks or raises `Unsupported`; it never drops an option in silence. What it can
-do beyond greedy decoding and sampling it states as `Capability`, so that a server can refuse a request before it queues.
+do beyond greedy decoding and sampling it states as `Capability`, so that a server refuses a request before it queues.
 """
 
 import asyncio
@@ -121,6 +121,9 @@ class Decoding:
             )
         if self.do_sample and self.num_beams > 1:
             raise UserError("beam search does not sample: set decoding.num_beams=1 or decoding.do_sample=false")
+        single = {Capability.COUNT_PENALTIES, Capability.LOGIT_BIAS, Capability.JSON_SCHEMA, Capability.LOGPROBS}
+        if self.num_beams > 1 and (used := [name for need, name in self.needs().items() if need in single]):
+            raise UserError(f"beam search does not go with {used[0]}: leave it out or set decoding.num_beams=1")
 
     def needs(self) -> dict[Capability, str]:
         """What an engine must be capable of to do this, each with the setting that asks for it."""
@@ -229,6 +232,10 @@ class Engine(Protocol):
         """Whether it would take a request now."""
         ...
 
+    async def release(self) -> None:
+        """Let go of what belongs to the running event loop, such as connections, before the loop ends."""
+        ...
+
     def close(self) -> None:
         """Stop what runs and free what it holds. Idempotent."""
         ...
@@ -284,6 +291,8 @@ def generate_in_thread(engine: Engine, requests: Sequence[Request]) -> Iterator[
             events.put(errors.exceptions[0])
         except BaseException as error:  # handed to the caller, who raises it
             events.put(error)
+        finally:
+            await engine.release()
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()

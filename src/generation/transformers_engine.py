@@ -1,49 +1,61 @@
-"""The engine that is always there: transformers' ``generate``, in batches padded on the left.
+"""The engine that is always there: a transformers model in this process, with continuous batching.
 
-One `Watcher` sits among the stopping criteria. It sees every new token of every row, so that rows end on their own
-stop texts and limits, text can be streamed for whole batches, and a cancelled run ends at the next token. One
-`TokenChooser` sits among the logits processors and does the repetition penalty (without counting padding) and the
-drawing (with a random stream for each request, apart from torch's own): an answer does not depend on its neighbours.
+It is the one that can do everything (beams, hidden states, grammars, weights that change between two tokens) and runs
+in the middle of a training. `generate` works in the caller's thread; `stream` feeds one worker thread that many
+requests share.
 """
 
-import queue
+import asyncio
+import importlib.util
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.errors import UserError
-from src.generation.engine import Event, FinishReason, Request
+from src.generation.batch import Batch, Row
+from src.generation.beams import beam_search
+from src.generation.engine import Capability, EngineDown, Event, Request, check_capabilities, check_ids
+from src.generation.prompts import PromptEncoder
+from src.generation.sampling import Chooser
 from src.generation.text_stream import TextStream
-from src.models.conversation import adds_bos, text_ids
+from src.generation.token_bytes import TokenBytes
 from src.models.templates import Template
 
+PREFILL_TOKENS = 8192  # of rows that join together, padding included: bounds the memory of reading prompts
 
-@dataclass
-class Row:
-    """One request on its way through a batch."""
 
-    request: Request
+@dataclass(eq=False)
+class Work:
+    """A row that a stream waits for, and where its events go."""
+
+    row: Row
+    loop: asyncio.AbstractEventLoop
+    events: asyncio.Queue[Event | BaseException]
+    cancelled: bool = False
+
+    def give(self, what: Event | BaseException) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.events.put_nowait, what)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the model computes about a text.
+
+    ids: of its tokens, ``n`` of them.
+    logprobs: of each token given those before it, ``[n]``; 0 for the first.
+    hidden_states: after the embedding and after each layer, ``[layers + 1, n, hidden_size]``.
+    """
+
     ids: list[int]
-    limit: int  # tokens it may generate
-    text: TextStream
-    tokens: int = 0
-    finish_reason: FinishReason | None = None
-
-    def event(self, delta: str) -> Event:
-        return Event(self.request.id, delta, self.finish_reason, len(self.ids), self.tokens)
+    logprobs: torch.Tensor
+    hidden_states: torch.Tensor
 
 
 class TransformersEngine:
@@ -53,9 +65,12 @@ class TransformersEngine:
         model: is put into evaluation mode while it generates and back afterwards; torch's random state is not touched.
         tokenizer: its padding side does not matter.
         template: for requests with messages; None where only plain prompts come.
-        batch_size: requests generated together. Those of similar length are put together.
-        stream: let text out token by token. Beam search, which knows its answer only at the end, gives it at the end.
+        batch_size: requests generated together.
+        adapters: names of adapters of a ``PeftModel`` that requests may ask for; those that don't get the plain model.
+            Without names an adapter on the model is part of it.
     """
+
+    name = "transformers"
 
     def __init__(
         self,
@@ -63,225 +78,198 @@ class TransformersEngine:
         tokenizer: PreTrainedTokenizerBase,
         template: Template | None = None,
         batch_size: int = 8,
-        stream: bool = False,
+        adapters: Sequence[str] = (),
     ):
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be 1 or more")
         self.model, self.tokenizer, self.template = model, tokenizer, template
-        self.batch_size, self.stream = batch_size, stream
+        self.max_parallel = batch_size
+        self.adapters: Sequence[str] = tuple(adapters)
         self.context_length = int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
+        grammars = importlib.util.find_spec("llguidance") is not None
+        self.capabilities = frozenset(Capability) - (frozenset() if grammars else {Capability.JSON_SCHEMA})
+        own = getattr(model.generation_config, "eos_token_id", None)
+        ends = own if isinstance(own, list) else [own]
+        self.prompts = PromptEncoder(
+            tokenizer, template, self.context_length, frozenset(end for end in ends if end is not None)
+        )
+        self._names = TokenBytes(tokenizer)
+        self._busy = threading.RLock()  # held for each token; `paused` holds it longer
+        self._waiting: deque[Work] = deque()
+        self._something = threading.Condition()
+        self._worker: threading.Thread | None = None
+        self._closed = False
+
+    def check(self, request: Request) -> int:
+        """See `Engine.check`."""
+        check_capabilities(self, request)
+        return len(self.prompts.encode(request).ids)
+
+    def is_ready(self) -> bool:
+        """See `Engine.is_ready`."""
+        return not self._closed
+
+    def limit_context(self, tokens: int) -> None:
+        """Let prompt and answer together have fewer tokens than the model can take. Raises `UserError` for more."""
+        if not 1 < tokens <= self.context_length:
+            raise UserError(f"context_length={tokens} must be between 2 and the model's {self.context_length}")
+        self.context_length = self.prompts.context_length = tokens
+
+    @contextmanager
+    def paused(self) -> Iterator[PreTrainedModel]:
+        """The model, while nothing is generated: for changing its weights. Answers go on with the new ones after."""
+        with self._busy:
+            yield self.model
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Event]:
         """Events of all requests, short prompts first; UserError before anything runs where a request can't be met."""
-        rows = [self._row(request) for request in requests]
-        if len({row.request.id for row in rows}) < len(rows):
-            raise UserError("two requests have the same id: give each its own")
+        check_ids(requests)
+        for request in requests:
+            check_capabilities(self, request)
+        rows = sorted(map(self._row, requests), key=lambda row: len(row.prompt.ids))
+        waiting = deque(row for row in rows if row.request.decoding.num_beams == 1)
+        batch = self._batch()
         with evaluating(self.model):
-            for batch in self._batches(rows):
-                if self.stream:
-                    yield from self._in_thread(batch)
-                else:
-                    deltas: list[Event] = []
-                    self._run(batch, deltas, threading.Event())
-                    texts = {row.request.id: "" for row in batch}
-                    for event in deltas:
-                        texts[event.request_id] += event.text_delta
-                    yield from (row.event(texts[row.request.id]) for row in batch)
+            while waiting or batch.rows:
+                with self._busy:
+                    events = self._join(batch, waiting) + (batch.step() if batch.rows else [])
+                yield from (event for _, event in events)
+            beams = self._beams([row for row in rows if row.request.decoding.num_beams > 1])
+            yield from (event for _, event in beams)
 
-    def _row(self, request: Request) -> Row:
-        if request.messages is not None:
-            if self.template is None:
-                raise UserError("messages need a prompt template, and this model has none: set template=alpaca")
-            ids = self.template.encode(request.messages, self.tokenizer, add_generation_prompt=True).input_ids
-            stop = [*request.decoding.stop, *self.template.stop_strings]
-        else:
-            ids = [int(self.tokenizer.bos_token_id)] if adds_bos(self.tokenizer) else []
-            ids += text_ids(request.prompt or "", self.tokenizer)
-            stop = list(request.decoding.stop)
-        if not ids:
-            raise UserError(f"request '{request.id}' has an empty prompt: give it some text")
-        room = self.context_length - len(ids)
-        if room < 1:
-            raise UserError(
-                f"request '{request.id}' has a prompt of {len(ids)} tokens, and the model's context is "
-                f"{self.context_length} tokens with at least one for the answer: shorten the prompt"
-            )
-        return Row(request, ids, min(request.decoding.max_new_tokens, room), TextStream(self.tokenizer, stop))
-
-    def _batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """Rows with the same way of decoding and similar length; seeds, stop texts and limits are the row's own."""
-        groups: dict[tuple[Any, ...], list[Row]] = {}
-        for row in sorted(rows, key=lambda row: len(row.ids)):
-            how = row.request.decoding
-            key = (how.do_sample, how.temperature, how.top_p, how.top_k, how.num_beams, how.repetition_penalty)
-            groups.setdefault(key, []).append(row)
-        for group in groups.values():
-            for start in range(0, len(group), self.batch_size):
-                yield group[start : start + self.batch_size]
-
-    def _in_thread(self, batch: list[Row]) -> Iterator[Event]:
-        """Run one batch beside the caller; when the caller leaves (Ctrl-C, close), the run ends at the next token."""
-        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
-        cancelled = threading.Event()
-
-        class Outlet(list):
-            def append(self, event: Event) -> None:
-                events.put(event)
-
-        def work() -> None:
-            try:
-                if self.model.device.type == "cuda":
-                    torch.cuda.set_device(self.model.device)
-                self._run(batch, Outlet(), cancelled)
-                events.put(None)
-            except BaseException as error:  # handed to the caller, who raises it
-                events.put(error)
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+    async def stream(self, request: Request) -> AsyncIterator[Event]:
+        """See `Engine.stream`."""
+        check_capabilities(self, request)
+        work = Work(self._row(request), asyncio.get_running_loop(), asyncio.Queue())
+        with self._something:
+            if self._closed:
+                raise EngineDown("the transformers engine is closed")
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._serve, name="transformers engine", daemon=True)
+                self._worker.start()
+            self._waiting.append(work)
+            self._something.notify()
         try:
-            while (event := events.get()) is not None:
+            while True:
+                event = await work.events.get()
                 if isinstance(event, BaseException):
                     raise event
                 yield event
+                if event.finish_reason is not None:
+                    return
         finally:
-            cancelled.set()
-            thread.join()
+            work.cancelled = True
 
-    def _run(self, batch: list[Row], out: list[Event], cancelled: threading.Event) -> None:
-        device = self.model.device
-        width = max(len(row.ids) for row in batch)
-        pad = self._pad_id()
-        ids = torch.tensor([[pad] * (width - len(row.ids)) + row.ids for row in batch], device=device)
-        mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in batch], device=device)
-        how = batch[0].request.decoding
-        ends = self._end_ids(batch)
-        watcher = Watcher(batch, ends, out, cancelled, beams=how.num_beams)
-        config = GenerationConfig(
-            max_new_tokens=max(row.limit for row in batch),
-            do_sample=False,
-            num_beams=how.num_beams,
-            repetition_penalty=1.0,
-            eos_token_id=sorted(ends),
-            pad_token_id=pad,
-            use_cache=True,
-        )
-        with torch.no_grad():
-            generate: Any = self.model.generate
-            output = generate(
-                input_ids=ids,
-                attention_mask=mask,
-                generation_config=config,
-                logits_processor=LogitsProcessorList([TokenChooser(batch, width)]),
-                stopping_criteria=StoppingCriteriaList([watcher]),
-            )
-        if how.num_beams > 1 and not cancelled.is_set():
-            for row, answer in zip(batch, output[:, width:].tolist(), strict=True):
-                watcher.replay(row, answer)
+    async def release(self) -> None:
+        """See `Engine.release`: nothing here belongs to an event loop."""
 
-    def _end_ids(self, batch: list[Row]) -> set[int]:
-        own = getattr(self.model.generation_config, "eos_token_id", None)
-        ends = own if isinstance(own, list) else [own]
-        ends = [*ends, self.tokenizer.eos_token_id]
-        if self.template is not None and any(row.request.messages is not None for row in batch):
-            ends += self.template.stop_token_ids(self.tokenizer)
-        return {int(number) for number in ends if number is not None}
+    def close(self) -> None:
+        """Stop the worker; what it was generating ends with `EngineDown`."""
+        with self._something:
+            self._closed = True
+            self._something.notify()
+        if self._worker is not None:
+            self._worker.join()
+
+    def inspect(self, text: str | Sequence[int], adapter: str | None = None) -> Inspection:
+        """Log probabilities and hidden states of a text (or its token ids), in float32 on the CPU."""
+        if adapter is not None and adapter not in self.adapters:
+            raise UserError(f"the engine has no adapter '{adapter}': it has {', '.join(self.adapters) or 'none'}")
+        request = Request("text", prompt=text) if isinstance(text, str) else Request("text", prompt_ids=text)
+        ids = self.prompts.encode(request).ids
+        more = {"adapter_names": [adapter or "__base__"]} if self.adapters else {}
+        with self._busy, evaluating(self.model), torch.no_grad():
+            model: Any = self.model
+            output = model(torch.tensor([ids], device=model.device), output_hidden_states=True, **more)
+        logprobs = output.logits[0, :-1].float().log_softmax(dim=-1).cpu()
+        chosen = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0] if len(ids) > 1 else logprobs.new_zeros(0)
+        states = torch.stack([layer[0].float().cpu() for layer in output.hidden_states])
+        return Inspection(ids, torch.cat([chosen.new_zeros(1), chosen]), states)
+
+    def _row(self, request: Request) -> Row:
+        prompt, how = self.prompts.encode(request), request.decoding
+        grammar = None
+        if how.json_schema is not None:
+            from src.generation.grammar import JsonGrammar
+
+            grammar = JsonGrammar(how.json_schema, self.tokenizer, self.prompts.chat_ends)
+        return Row(request, prompt, TextStream(self.tokenizer, prompt.stop), Chooser(how, prompt.ids, grammar))
+
+    def _batch(self) -> Batch:
+        return Batch(self.model, self._pad_id(), self._names, by_adapter=bool(self.adapters))
+
+    def _join(self, batch: Batch, waiting: deque[Row]) -> list[tuple[Row, Event]]:
+        """Let as many rows join as there is room for."""
+        if not batch.can_join:
+            return []
+        joining: list[Row] = []
+        while waiting and len(batch.rows) + len(joining) < self.max_parallel:
+            width = max(len(row.prompt.ids) for row in [*joining, waiting[0]])
+            if joining and width * (len(joining) + 1) > PREFILL_TOKENS:
+                break
+            joining.append(waiting.popleft())
+        return batch.join(joining) if joining else []
+
+    def _beams(self, rows: list[Row], stopped: Any = lambda row: False) -> Iterator[tuple[Row, Event]]:
+        """Rows that ask for beam search, those with the same settings together."""
+        groups: dict[Any, list[Row]] = {}
+        for row in rows:
+            how = row.request.decoding
+            groups.setdefault((how.num_beams, how.repetition_penalty, row.request.adapter), []).append(row)
+        for group in groups.values():
+            for start in range(0, len(group), self.max_parallel):
+                some = group[start : start + self.max_parallel]
+                with self._busy:
+                    events = beam_search(self.model, some, self._pad_id(), bool(self.adapters), stopped)
+                yield from events
+
+    def _serve(self) -> None:
+        """The worker: lets waiting requests join between two tokens."""
+        if self.model.device.type == "cuda":
+            torch.cuda.set_device(self.model.device)
+        batch, running = self._batch(), dict[Row, Work]()
+        while True:
+            with self._something:
+                while not (self._waiting or batch.rows or self._closed):
+                    self._something.wait()
+                if self._closed:
+                    break
+                while self._waiting and batch.can_join and len(running) < self.max_parallel:
+                    work = self._waiting.popleft()
+                    running[work.row] = work
+            try:
+                with evaluating(self.model):
+                    self._turn(batch, running)
+            except Exception as error:  # out of memory, say: it ends these answers, not the engine
+                for work in running.values():
+                    work.give(error)
+                batch, running = self._batch(), {}
+        for work in [*running.values(), *self._waiting]:
+            work.give(EngineDown("the transformers engine was closed"))
+
+    def _turn(self, batch: Batch, running: dict[Row, Work]) -> None:
+        """One token for everyone, after the new have joined and the cancelled left."""
+        for row in [row for row, work in running.items() if work.cancelled]:
+            del running[row]
+        batch.leave([row for row in batch.rows if row not in running])
+        new = [row for row in running if row not in set(batch.rows)]
+        beams = [row for row in new if row.request.decoding.num_beams > 1]
+        events = list(self._beams(beams, lambda row: running[row].cancelled or self._closed))
+        with self._busy:
+            plain = deque(row for row in new if row not in beams)
+            while plain and (joined := self._join(batch, plain)):
+                events += joined
+            events += batch.step() if batch.rows else []
+        for row, event in events:
+            running[row].give(event)
+            if event.finish_reason is not None:
+                del running[row]
+        for row in beams:  # those that were abandoned
+            running.pop(row, None)
 
     def _pad_id(self) -> int:
         choices = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(int(number) for number in choices if number is not None)
-
-
-class Watcher(StoppingCriteria):
-    """Follows every row token by token, and says which rows are done."""
-
-    def __init__(self, rows: list[Row], ends: set[int], out: list[Event], cancelled: threading.Event, beams: int):
-        self.rows, self.ends, self.out, self.cancelled, self.beams = rows, ends, out, cancelled, beams
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:  # type: ignore[override]
-        done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        if self.cancelled.is_set():
-            return done.fill_(True)  # type: ignore[return-value]
-        if self.beams > 1:
-            return done  # type: ignore[return-value]
-        flags = []
-        for row, token in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
-            if row.finish_reason is None:
-                self.take(row, token)
-            flags.append(row.finish_reason is not None)
-        return torch.tensor(flags, device=input_ids.device)  # type: ignore[return-value]
-
-    def take(self, row: Row, token: int) -> None:
-        """Account for one new token of a row."""
-        row.tokens += 1
-        delta = ""
-        if token in self.ends:
-            row.finish_reason = "stop"
-        else:
-            delta = row.text.push(token)
-            if row.text.stopped:
-                row.finish_reason = "stop"
-            elif row.tokens >= row.limit:
-                row.finish_reason = "length"
-        if row.finish_reason is not None:
-            delta += row.text.finish()
-            if row.text.stopped:
-                row.finish_reason = "stop"
-        if delta or row.finish_reason is not None:
-            self.out.append(row.event(delta))
-
-    def replay(self, row: Row, answer: list[int]) -> None:
-        """Take the tokens of a finished beam, up to its end."""
-        for token in answer:
-            if row.finish_reason is None:
-                self.take(row, token)
-
-
-class TokenChooser(LogitsProcessor):
-    """Repetition penalty and sampling, row by row; what is drawn becomes the only possible token."""
-
-    def __init__(self, rows: list[Row], width: int):
-        self.how = rows[0].request.decoding
-        self.padding = [width - len(row.ids) for row in rows]
-        self.streams = [_stream(row.request.decoding.seed) for row in rows] if self.how.do_sample else []
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        if self.how.repetition_penalty != 1.0:
-            scores = self._penalised(input_ids, scores)
-        return self._drawn(scores) if self.how.do_sample else scores
-
-    def _penalised(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
-        repeat = len(input_ids) // len(self.padding)  # beams
-        padding = torch.tensor(self.padding, device=input_ids.device).repeat_interleave(repeat)[:, None]
-        is_pad = torch.arange(input_ids.shape[1], device=input_ids.device)[None] < padding
-        seen = torch.where(is_pad, input_ids[:, -1:], input_ids)
-        old = scores.gather(1, seen)
-        penalty = self.how.repetition_penalty
-        return scores.scatter(1, seen, torch.where(old < 0, old * penalty, old / penalty))
-
-    def _drawn(self, scores: torch.Tensor) -> Any:
-        logits = scores.float().cpu() / self.how.temperature
-        if 0 < self.how.top_k < logits.shape[1]:
-            least = logits.topk(self.how.top_k, dim=1).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
-        probabilities = logits.softmax(dim=1)
-        if self.how.top_p < 1:
-            ordered, order = probabilities.sort(dim=1, descending=True)
-            surplus = ordered.cumsum(dim=1) - ordered >= self.how.top_p
-            probabilities = probabilities.masked_fill(surplus.scatter(1, order, surplus), 0.0)
-        pairs = zip(probabilities, self.streams, strict=True)
-        drawn = torch.cat([torch.multinomial(row, 1, generator=stream) for row, stream in pairs])
-        only = torch.full_like(scores, -torch.inf)
-        return only.scatter(1, drawn[:, None].to(scores.device), 0.0)
-
-
-def _stream(seed: int | None) -> torch.Generator:
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator
 
 
 @contextmanager

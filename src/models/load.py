@@ -9,7 +9,7 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
 from src.models.download import resolve, resolve_tokenizer
+from src.models.placement import Placement
 from src.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -156,21 +157,58 @@ def load_for_generation(
     adapter_path: str | Path | None = None,
     dtype: str = "float32",
     device: str | torch.device | None = None,
+    quantization: str = "none",
+    placement: Placement | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Model, with a PEFT adapter on it if given, in evaluation mode, and a tokenizer that pads on the left.
 
-    Raises `UserError` when the adapter folder is not one or was made for a model of another shape.
+    Args:
+        quantization: 8bit or 4bit stores the linear layers of the decoder so; none leaves them as the checkpoint has
+            them, which may be quantised itself.
+        placement: what goes on which device; None puts everything on `device`.
+
+    Raises:
+        UserError: the adapter folder is not one or was made for a model of another shape, or a package is missing.
     """
     if adapter_path is not None:
         check_adapter_folder(adapter_path)
+        if placement is not None and placement.spills:
+            raise UserError(
+                f"an adapter can't be put on a model that lies partly on {' and '.join(map(str, placement.devices[1:]))}"
+                ": merge it first (python scripts/export.py model=… adapter_path=… output=…) and load the merged folder"
+            )
     tokenizer = load_tokenizer(spec)
     tokenizer.padding_side = "left"
-    model = load_model(spec, dtype=dtype, device=device)
+    model = _load_placed(spec, dtype, device, quantization, placement)
     if adapter_path is not None:
         model = attach_adapter(model, adapter_path)
     model.config.use_cache = True
     model.generation_config.use_cache = True
     return model.eval(), tokenizer
+
+
+def _load_placed(
+    spec: ModelSpec,
+    dtype: str,
+    device: str | torch.device | None,
+    quantization: str,
+    placement: Placement | None,
+) -> PreTrainedModel:
+    """The model quantised, or spread over devices, or as it is."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from src.models.quantized import bitsandbytes_settings
+
+    if quantization == "none" and placement is None:
+        return load_model(spec, dtype=dtype, device=device)
+    torch_dtype = getattr(torch, dtype)
+    settings: dict[str, Any] = {"device_map": {"": device or "cpu"}}
+    if placement is not None:
+        settings = {"device_map": placement.device_map, "offload_folder": placement.offload_folder}
+    if quantization != "none":
+        settings |= bitsandbytes_settings(quantization, torch_dtype)
+    return AutoModelForCausalLM.from_pretrained(resolve(spec), dtype=torch_dtype, **settings)
 
 
 def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PreTrainedModel:
@@ -188,6 +226,28 @@ def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PreTrain
             f"({str(error).splitlines()[0]}): it was made for '{base}'"
         ) from error
     return adapted
+
+
+def load_adapters(model: PreTrainedModel, adapters: Mapping[str, Path]) -> PreTrainedModel:
+    """`model` as a ``PeftModel`` with several adapters, of which each row of a batch can take one by its name."""
+    from peft import PeftModel
+
+    adapted: Any = model
+    for name, path in adapters.items():
+        base = check_adapter_folder(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+                if adapted is model:
+                    adapted = PeftModel.from_pretrained(model, str(path), adapter_name=name)
+                else:
+                    adapted.load_adapter(str(path), adapter_name=name)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"adapter '{name}' does not fit model '{model.config._name_or_path}' "
+                f"({str(error).splitlines()[0]}): it was made for '{base}'"
+            ) from error
+    return adapted.eval()  # type: ignore[no-any-return]
 
 
 def check_adapter_folder(adapter_path: str | Path) -> str:

@@ -1,0 +1,211 @@
+"""A serving engine in a process of its own: started, waited for, watched, started again when it dies, and ended.
+
+llama.cpp and vLLM both run this way. What kills the engine (memory, a bad kernel, ``kill -9``) leaves the caller alive,
+and an engine that pins its own torch can have its own environment. The child ends when its parent does, however that
+ends.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from src.errors import UserError
+from src.generation.engine import EngineDown
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # before each further start in a row; then it stays at the last
+STEADY_S = 60.0  # a child that lived so long starts the row anew
+POLL_S = 0.1
+# Linux ends the child with its parent (PR_SET_PDEATHSIG = 1); elsewhere `close` does.
+_WITH_PARENT = (
+    "import ctypes, os, sys\n"
+    "getattr(ctypes.CDLL(None), 'prctl', lambda *a: 0)(1, 9)\n"
+    "os.getppid() == int(sys.argv[1]) or sys.exit('the parent is gone')\n"
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
+
+
+class ServerProcess:
+    """One HTTP server on a loopback port, kept running.
+
+    Args:
+        name: for messages: llama.cpp, vLLM.
+        command: the program and its arguments for a port.
+        health: path that answers 200 once the server can be used.
+        environment: variables besides those of this process.
+        start_timeout_s: seconds for loading the model; a server that takes longer is ended.
+        stop_timeout_s: seconds from SIGTERM to SIGKILL.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[int], Sequence[str]],
+        health: str = "/health",
+        environment: dict[str, str] | None = None,
+        start_timeout_s: float = 600.0,
+        stop_timeout_s: float = 10.0,
+    ):
+        self.name, self.command, self.health = name, command, health
+        self.environment = {**os.environ, **(environment or {})}
+        self.start_timeout_s, self.stop_timeout_s = start_timeout_s, stop_timeout_s
+        self.log_file = Path(tempfile.mkdtemp(prefix="knowlm-engine-")) / "log.txt"
+        self.restarts = 0
+        self.address = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = threading.Event()
+        self._settled = threading.Event()  # the first start has succeeded or failed
+        self._closing = threading.Event()
+        self._failure = ""
+        self._watcher = threading.Thread(target=self._keep_running, name=f"{name} watcher", daemon=True)
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            UserError: it ended before it answered, or did not answer in time; with the end of what it printed.
+        """
+        self._watcher.start()
+        try:
+            self._settled.wait()
+        except BaseException:  # Ctrl-C while a model loads
+            self.close()
+            raise
+        if not self._ready.is_set():
+            failure = self._failure
+            self.close()
+            raise UserError(failure)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server that runs now."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def is_ready(self) -> bool:
+        """Whether the server answers, as far as is known."""
+        return self._ready.is_set() and self.pid is not None
+
+    def require(self) -> str:
+        """The address, such as ``http://127.0.0.1:8123``. Raises `EngineDown` while the server does not answer."""
+        if not self.is_ready():
+            raise EngineDown(f"the {self.name} engine is not running ({self._failure or 'it is being started again'})")
+        return self.address
+
+    def close(self) -> None:
+        """End the server: SIGTERM, then SIGKILL for its whole process group."""
+        self._closing.set()
+        self._ready.clear()
+        self._end()
+        if self._watcher.is_alive() and threading.current_thread() is not self._watcher:
+            self._watcher.join(self.stop_timeout_s + 5)
+        self.log_file.unlink(missing_ok=True)
+        if self.log_file.parent.is_dir():
+            self.log_file.parent.rmdir()
+
+    def _keep_running(self) -> None:
+        in_a_row = 0
+        while not self._closing.is_set():
+            began = time.monotonic()
+            self._launch()
+            if self._wait_until_healthy():
+                self._failure = ""
+                self._ready.set()
+                self._settled.set()
+                assert self._process is not None
+                self._process.wait()
+            self._ready.clear()
+            if self._closing.is_set():
+                return
+            self._end()  # what is left of its process group
+            self._failure = self._failure or f"it ended with {_status(self._process)} and is being started again"
+            if not self._settled.is_set():  # a server that never worked will not work the next time
+                self._settled.set()
+                return
+            in_a_row = 0 if time.monotonic() - began > STEADY_S else in_a_row + 1
+            pause = BACKOFF_S[min(in_a_row, len(BACKOFF_S)) - 1] if in_a_row else BACKOFF_S[0]
+            log.error("the %s engine %s; next start in %.0f s", self.name, self._failure, pause)
+            if self._closing.wait(pause):
+                return
+            self.restarts += 1
+
+    def _launch(self) -> None:
+        port = free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-c", _WITH_PARENT, str(os.getpid()), *map(str, self.command(port))]
+        with self.log_file.open("wb") as out:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,  # Ctrl-C is for the parent, which lets running answers end first
+            )
+
+    def _wait_until_healthy(self) -> bool:
+        deadline = time.monotonic() + self.start_timeout_s
+        process = self._process
+        assert process is not None
+        while not self._closing.is_set():
+            if process.poll() is not None:
+                self._failure = f"could not start ({_status(process)}): {self._last_words()}"
+                return False
+            if _answers(self.address + self.health):
+                return True
+            if time.monotonic() > deadline:
+                self._failure = f"did not answer within {self.start_timeout_s:.0f} s: {self._last_words()}"
+                return False
+            time.sleep(POLL_S)
+        return False
+
+    def _end(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(self.stop_timeout_s)
+            except subprocess.TimeoutExpired:
+                log.warning("the %s engine did not end within %.0f s: killing it", self.name, self.stop_timeout_s)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # its own children too
+        process.wait()
+
+    def _last_words(self) -> str:
+        """The line that most likely says why, and the few before it."""
+        lines = self.log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        causes = [line for line in lines if "Error" in line or "error" in line]
+        return " ".join((causes[-1:] or lines[-3:] or ["it printed nothing"])[0].split())[:500]
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _status(process: subprocess.Popen[bytes] | None) -> str:
+    code = process.poll() if process is not None else None
+    return f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
