@@ -32,11 +32,17 @@ from src.generation.text_stream import TextStream
 
 @dataclass
 class Piece:
-    """What one server-sent event brought: new token ids, their log probabilities, and whether it was the last."""
+    """What one server-sent event brought: new token ids, their log probabilities, and whether it was the last.
+
+    text: of the event, where its ids may not be all of them: then it counts, and ``tokens`` is how many there are by
+        now.
+    """
 
     ids: Sequence[int] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    text: str | None = None
+    tokens: int = 0
 
 
 class HttpEngine(ABC):
@@ -113,10 +119,14 @@ class HttpEngine(ABC):
                     finish = "stop"
                     break
                 taken += 1
-                delta += text.push(token)
+                if piece.text is None:
+                    delta += text.push(token)
                 if text.stopped:
                     finish = "stop"
                     break
+            if piece.text is not None:
+                delta, tokens = text.push_text(piece.text, piece.ids), max(tokens, piece.tokens)
+                finish = "stop" if text.stopped else finish
             if finish is not None:
                 delta += text.finish()
                 finish = "stop" if text.stopped else finish
@@ -143,6 +153,9 @@ class HttpEngine(ABC):
             async with post as response:
                 if response.status != 200:
                     raise _refusal(self.name, response.status, await response.read())
+                if response.content_type == "application/json":
+                    yield self.piece(orjson.loads(await response.read()))
+                    return
                 async for line in response.content:
                     if line.startswith(b"data: {"):
                         data = orjson.loads(line[6:])

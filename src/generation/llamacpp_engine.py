@@ -114,7 +114,8 @@ class LlamaCppEngine(HttpEngine):
             "ignore_eos": how.ignore_eos,
         }
         if how.logprobs is not None:
-            body["n_probs"] = max(1, how.logprobs)
+            # A stream leaves out tokens that are part of a character, and their log probabilities with them.
+            body |= {"n_probs": max(1, how.logprobs), "stream": False, "stop": prompt.stop}
         if how.logit_bias:
             body["logit_bias"] = [[token, bias] for token, bias in how.logit_bias.items()]
         if how.json_schema is not None:
@@ -131,7 +132,8 @@ class LlamaCppEngine(HttpEngine):
         if data.get("stop"):
             finish = "length" if data.get("stop_type") == "limit" else "stop"
         logprobs = tuple(self._logprob(entry) for entry in data.get("completion_probabilities") or ())
-        return Piece(data.get("tokens") or (), logprobs, finish)
+        text = None if logprobs else data["content"]
+        return Piece(data.get("tokens") or (), logprobs, finish, text, data["tokens_predicted"])
 
     def _logprob(self, entry: dict[str, Any]) -> TokenLogprob:
         tops = tuple(self._logprob(top) for top in entry.get("top_logprobs", ()))

@@ -52,6 +52,7 @@ class TextStream:
         self._ids: list[int] = []
         self._context = 0  # decoding restarts here, a token or more before what is new, so that spaces come out right
         self._read = 0  # ids before this one have been turned into text
+        self._begun = False
 
     @property
     def stopped(self) -> bool:
@@ -67,6 +68,17 @@ class TextStream:
             return ""
         self._context, self._read = self._read, len(self._ids)
         return self._gate.push(now[len(before) :])
+
+    def push_text(self, text: str, ids: Sequence[int] = ()) -> str:
+        """Add text that somebody else has decoded from tokens, of which ``ids`` may be a part.
+
+        Such text begins with a space where the first token has a word mark; this tokenizer may drop that one.
+        """
+        if not self._begun and text:
+            self._begun = True
+            if text.startswith(" ") and ids and not self._decode(list(ids[:1])).startswith(" "):
+                text = text[1:]
+        return self._gate.push(text)
 
     def finish(self) -> str:
         """The rest, after the last token: what looked like a stop text; half a character is dropped."""
