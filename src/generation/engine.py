@@ -113,6 +113,8 @@ class Decoding:
         for name, (good, expected) in limits.items():
             if not good:
                 raise UserError(f"decoding.{name} is {getattr(self, name)!r}: it must be {expected}")
+        if self.json_schema is not None:
+            check_schema(self.json_schema)
         drawn = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": None}
         idle = [name for name, default in drawn.items() if getattr(self, name) != default]
         if idle and not self.do_sample:
@@ -254,6 +256,17 @@ def check_capabilities(engine: Engine, request: Request) -> None:
         raise Unsupported(f"the engine has no adapter '{request.adapter}': {known}", "adapter")
 
 
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Raise `UserError` for what is no JSON schema (draft 2020-12): some engines would take it for no constraint."""
+    from jsonschema import Draft202012Validator, SchemaError
+
+    try:
+        Draft202012Validator.check_schema(dict(schema))
+    except SchemaError as error:
+        place = "".join(f"[{part!r}]" for part in error.absolute_path)
+        raise UserError(f"json_schema{place} is no JSON schema: {error.message}") from error
+
+
 def check_ids(requests: Sequence[Request]) -> None:
     """Refuse two requests with the same id."""
     if len({request.id for request in requests}) < len(requests):
@@ -282,27 +295,30 @@ def generate_in_thread(engine: Engine, requests: Sequence[Request]) -> Iterator[
                 async for event in stream:
                     events.put(event)
 
+        outcome: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for request in requests:
                     group.create_task(one(request))
-            events.put(None)
         except BaseExceptionGroup as errors:  # one that failed ended the others
-            events.put(errors.exceptions[0])
+            outcome = errors.exceptions[0]
         except BaseException as error:  # handed to the caller, who raises it
-            events.put(error)
-        finally:
+            outcome = error
+        try:
             await engine.release()
+        finally:
+            events.put(outcome)
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
     loop, task = started.get()
+    event: Event | BaseException | None = None
     try:
-        while (event := events.get()) is not None:
-            if isinstance(event, BaseException):
-                raise event
+        while isinstance(event := events.get(), Event):
             yield event
     finally:
-        if thread.is_alive():
+        if isinstance(event, Event):  # the caller leaves
             loop.call_soon_threadsafe(task.cancel)
         thread.join()
+    if event is not None:
+        raise event

@@ -16,6 +16,9 @@ from src.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
+# One space after a comma or colon and none elsewhere: small models get lost in white space where any is allowed.
+SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
 
 class JsonGrammar:
     """Where an answer stands in a JSON schema.
@@ -33,7 +36,7 @@ class JsonGrammar:
         from llguidance import LLMatcher
 
         try:
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)))
+            grammar = LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), defaults=SPACES)
             self._matcher = LLMatcher(_vocabulary(tokenizer, end_ids), grammar)
             problem = self._matcher.get_error() if self._matcher.is_error() else ""
         except ValueError as error:

@@ -144,7 +144,7 @@ class HttpEngine(ABC):
         session = self._sessions.get(loop)
         if session is None:
             session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),  # under llama.cpp's 5 s
+                connector=aiohttp.TCPConnector(limit=0, force_close=True),  # a left stream's connection is of no use
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
             )
             self._sessions[loop] = session

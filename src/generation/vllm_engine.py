@@ -85,6 +85,8 @@ class VllmEngine(HttpEngine):
         options: list[str] = ["--model", str(folder), "--served-model-name", BASE, "--host", "127.0.0.1"]
         options += ["--max-model-len", str(prompts.context_length), "--max-num-seqs", str(max_parallel)]
         options += ["--dtype", dtype, "--generation-config", "vllm", "--max-logprobs", "20"]
+        # small models get lost in white space where any is allowed between the parts of a JSON answer
+        options += ["--structured-outputs-config", json.dumps({"disable_any_whitespace": True})]
         options += ["--tensor-parallel-size", str(tensor_parallel_size)]
         options += ["--pipeline-parallel-size", str(pipeline_parallel_size)]
         options += ["--gpu-memory-utilization", str(gpu_memory_utilization)] if gpu_memory_utilization else []

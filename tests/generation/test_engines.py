@@ -99,9 +99,10 @@ def test_sampled_tokens_are_drawn_from_the_distribution_that_the_settings_state(
     requests = [
         Request(str(n), prompt=prompt, decoding=Decoding(max_new_tokens=1, seed=n, **how)) for n in range(draws)
     ]
-    counts = Counter()
+    drawn: dict[str, str] = {}
     for event in engine.generate(requests):
-        counts[event.text_delta] += event.finish_reason is not None
+        drawn[event.request_id] = drawn.get(event.request_id, "") + event.text_delta
+    counts = Counter(drawn.values())
     tokenizer, model = transformers_engine.tokenizer, transformers_engine.model
     with torch.no_grad():
         logits = model(tokenizer(prompt, return_tensors="pt").input_ids).logits[0, -1]
