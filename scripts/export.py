@@ -1,6 +1,7 @@
 #!/usr/bin/env python
-"""Write a Hugging Face or PEFT folder; see configs/export.yaml."""
+"""Write a Hugging Face folder, a PEFT folder or a GGUF file; see configs/export.yaml."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,15 +9,45 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
 
 from src.command import command
-from src.models.export import export
+from src.errors import UserError
+from src.models.export import FORMATS, export, export_gguf, export_gguf_adapter
+from src.models.gguf_verify import verification_table
+from src.models.merge import MANIFEST
 
 
 @command("export")
 def main(cfg: DictConfig) -> None:
-    fields = {"training_data": cfg.training_data} if cfg.training_data else {}
-    print(export(instantiate(cfg.model), cfg.output, cfg.adapter_path, cfg.checkpoint, cfg.dtype, fields))
+    if cfg.format not in FORMATS:
+        raise UserError(f"format={cfg.format} is none of: {', '.join(FORMATS)}")
+    model = instantiate(cfg.model)
+    if cfg.format == "gguf_adapter":
+        if not cfg.adapter_path:
+            raise UserError("format=gguf_adapter needs adapter_path=…: give a PEFT folder")
+        print(export_gguf_adapter(model, cfg.output, cfg.adapter_path))
+        return
+    if cfg.format == "gguf":
+        found = export_gguf(model, cfg.output, cfg.file_type, cfg.adapter_path, cfg.checkpoint, cfg.verify)
+        manifest = Path(f"{cfg.output}.merge.json")
+        Console().print(verification_table(found))
+    else:
+        fields = {"training_data": cfg.training_data} if cfg.training_data else {}
+        folder = export(model, cfg.output, cfg.adapter_path, cfg.checkpoint, cfg.dtype, fields)
+        manifest = folder / MANIFEST
+    if cfg.adapter_path:
+        Console().print(merge_table(json.loads(manifest.expanduser().read_text(encoding="utf-8"))))
+    print(cfg.output)
+
+
+def merge_table(manifest: dict) -> Table:  # type: ignore[type-arg]
+    """What merging an adapter changed, for the terminal."""
+    table = Table("merged layers", "changed", "largest change", box=None, header_style="bold")
+    for name, one in manifest["modules"].items():
+        table.add_row(name, f"{one['changed']} of {one['tensors']}", f"{one['largest_change']:.3g}")
+    return table
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """From a model in memory or a training checkpoint to folders other people's tools load.
 
-An export is a Hugging Face folder (safetensors, tokenizer, generation config, model card) or a PEFT adapter folder:
-``AutoModelForCausalLM.from_pretrained`` and ``PeftModel.from_pretrained`` need nothing of this project. Each is written
-under a temporary name and renamed when complete. A checkpoint, which is for resuming, only becomes one here.
+An export is a Hugging Face folder (safetensors, tokenizer, generation config, model card), a PEFT adapter folder or a
+GGUF file: ``AutoModelForCausalLM.from_pretrained``, ``PeftModel.from_pretrained`` and llama.cpp need nothing of this
+project. Each is written under a temporary name and renamed when complete. A checkpoint, which is for resuming, only
+becomes one here.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
 from src.models.download import resolve
 from src.models.gguf import write_json
+from src.models.gguf_export import write_gguf
+from src.models.gguf_lora import write_adapter
+from src.models.gguf_verify import Verification, check_memory, verify_gguf
 from src.models.load import attach_adapter, check_adapter_folder, load_model, load_tokenizer
+from src.models.merge import MANIFEST, merge, merge_manifest
 from src.models.spec import HUB_ID, ModelSpec
 
 if TYPE_CHECKING:
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+FORMATS = ("hf", "gguf", "gguf_adapter")
 EXPORT_MARKS = ("config.json", "adapter_config.json")
 STATE_PREFIX = "model."  # a LightningModule keeps its model as `self.model`
 
@@ -56,11 +63,13 @@ def export_model(
     folder: str | Path,
     card_fields: dict[str, Any] | None = None,
     weights: dict[str, Tensor] | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a Hugging Face folder in the model's own dtype, replacing an earlier export of the same name.
 
     card_fields: ``base_model``, ``license``, ``training_data``, ``command``, ``note``; what is missing is left out.
     weights: of the model, in the dtype to write them in, where the model itself holds only pieces of them.
+    finish: what else to do in the folder before it gets its name.
     Raises `UserError` when the folder holds something that is not an export.
     """
 
@@ -76,6 +85,8 @@ def export_model(
         tokenizer.save_pretrained(work)
         _say_it_for_older_readers(work)
         (work / "README.md").write_text(model_card(Path(folder).name, card_fields or {}), encoding="utf-8")
+        if finish:
+            finish(work)
 
     return _write_atomically(Path(folder), write)
 
@@ -140,11 +151,85 @@ def merge_adapter(
     dtype: str = "float32",
     card_fields: dict[str, Any] | None = None,
 ) -> Path:
-    """Write the base model with an adapter's change added to its weights: one Hugging Face folder, no PEFT needed."""
+    """Write the base model with an adapter's change added to its weights: one Hugging Face folder, no PEFT needed.
+
+    Its ``merge.json`` says what was merged and how much that changed.
+
+    Raises:
+        UserError: the adapter does not fit, or merging it changes nothing.
+    """
     check_adapter_folder(adapter_path)
     peft_model: Any = attach_adapter(load_model(spec, dtype=dtype), adapter_path)
-    merged = peft_model.merge_and_unload(safe_merge=True)
-    return export_model(merged, load_tokenizer(spec), folder, {**_card_of(spec), **(card_fields or {})})
+    merged, modules = merge(peft_model, adapter_path)
+
+    def finish(work: Path) -> None:
+        base = {"name": spec.name, "source": base_reference(spec)}
+        write_json(work / MANIFEST, merge_manifest(base, resolve(spec), Path(adapter_path), work, modules))
+
+    fields = {**_card_of(spec), **(card_fields or {})}
+    return export_model(merged, load_tokenizer(spec), folder, fields, finish=finish)
+
+
+def export_gguf(
+    spec: ModelSpec,
+    file: str | Path,
+    file_type: str = "q8_0",
+    adapter_path: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    verify: bool = True,
+) -> Verification:
+    """Write a model as one GGUF file, with its adapter or a checkpoint's weights in it, and compare it with the source.
+
+    Beside the file lie ``FILE.json``, what the comparison found, and for a merged model ``FILE.merge.json``. verify:
+    whether the numbers are compared too, which needs the model in memory as float32; the structure always is.
+
+    Raises:
+        UserError: what `write_gguf` and `verify_gguf` raise; an earlier file of the same name is then left alone.
+    """
+    target = _gguf_target(file)
+    with TemporaryDirectory(prefix=f".{target.stem}.", dir=target.parent) as scratch:
+        source = _gguf_source(spec, Path(scratch) / "source", adapter_path, checkpoint)
+        if verify:
+            check_memory(source)
+        work = Path(scratch) / target.name
+        write_gguf(source, work, file_type, {"name": spec.name, "license": spec.license})
+        found = verify_gguf(work, source, file_type, verify)
+        if (source / MANIFEST).is_file():
+            (source / MANIFEST).replace(target.with_name(f"{target.name}.merge.json"))
+        work.with_name(f"{work.name}.json").replace(target.with_name(f"{target.name}.json"))
+        work.replace(target)
+    return found
+
+
+def export_gguf_adapter(spec: ModelSpec, file: str | Path, adapter_path: str | Path) -> Path:
+    """Write a LoRA adapter as a GGUF file that llama.cpp adds to its model as it loads it."""
+    target = _gguf_target(file)
+    with TemporaryDirectory(prefix=f".{target.stem}.", dir=target.parent) as scratch:
+        write_adapter(adapter_path, resolve(spec), Path(scratch) / target.name)
+        (Path(scratch) / target.name).replace(target)
+    return target
+
+
+def _gguf_target(file: str | Path) -> Path:
+    target = Path(file).expanduser()
+    if target.suffix != ".gguf":
+        raise UserError(f"output '{file}' is no name for a GGUF file: give one that ends in .gguf")
+    if target.exists():
+        content = target.open("rb").read(4) if target.is_file() else b""
+        if content != b"GGUF":
+            raise UserError(f"'{target}' exists and is no GGUF file: give another output or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _gguf_source(spec: ModelSpec, folder: Path, adapter_path: str | Path | None, checkpoint: str | Path | None) -> Path:
+    """A Hugging Face folder of what is to be written: the model's own, or one made in `folder`."""
+    if not adapter_path and not checkpoint and spec.kind != "config":
+        return resolve(spec)
+    export(spec, folder, adapter_path, checkpoint)
+    if not (folder / "adapter_config.json").is_file():
+        return folder
+    return merge_adapter(spec, folder, folder.with_name("merged"))  # the checkpoint was of an adapter
 
 
 def export_checkpoint(

@@ -1,0 +1,126 @@
+"""The answers to one HTTP request on their way: in line, at the engine, until they end or are no longer wanted.
+
+Each answer has a task that waits for its place and then carries the engine's events into one box. Whoever reads the box
+takes all that lies in it, so a reader slower than the engine gets fewer and larger pieces. Closing `batches` ends the
+tasks, and with them the engine's work.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+
+from src.errors import UserError
+from src.generation.engine import Engine, EngineDown, Event, Request
+from src.serving.admission import Admission, Ticket
+from src.serving.errors import ApiError, api_error
+
+log = logging.getLogger(__name__)
+
+BOX_EVENTS = 512  # more than this waiting for the reader, and no further ones are taken from the engine
+
+
+class Job:
+    """Runs requests at an engine.
+
+    Args:
+        deadline_s: from now to the last event.
+        ping_s: `batches` yields an empty batch that often while nothing has come.
+        request_id: for the log.
+        queued: is given the seconds that an answer waited for its place.
+
+    Raises:
+        ApiError: 429 where there are no places for all of them.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        requests: Sequence[Request],
+        admission: Admission,
+        deadline_s: float,
+        ping_s: float,
+        request_id: str,
+        queued: Callable[[float], None],
+    ):
+        self.engine, self.requests = engine, requests
+        self.deadline_s, self.ping_s, self.request_id, self.queued = deadline_s, ping_s, request_id, queued
+        self._tickets = admission.enter(len(requests))
+        self._open = len(requests)
+        self._box: list[tuple[int, Event]] = []
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._error: ApiError | None = None
+        self._started = False  # an event has come
+
+    def fail(self, error: ApiError) -> None:
+        """End all answers; `batches` raises the error after what has come so far."""
+        self._error = self._error or error
+        self._wake.set()
+
+    def close(self) -> None:
+        """Give up the places of a job whose `batches` was never read."""
+        for ticket in self._tickets:
+            ticket.close()
+
+    async def batches(self) -> AsyncGenerator[list[tuple[int, Event]], None]:
+        """What has come since the last batch: number of the answer, event. An empty batch is a sign of life."""
+        loop = asyncio.get_running_loop()
+        tasks = [
+            loop.create_task(self._answer(number, request, ticket))
+            for number, (request, ticket) in enumerate(zip(self.requests, self._tickets, strict=True))
+        ]
+        end = loop.call_later(self.deadline_s, self.fail, self._too_late())
+        ping = loop.call_later(self.ping_s, self._wake.set)
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                batch, self._box = self._box, []
+                self._room.set()
+                if batch:
+                    self._started = True
+                    yield batch
+                elif self._error is None and self._open and not self._started and loop.time() >= ping.when():
+                    yield batch
+                    ping = loop.call_later(self.ping_s, self._wake.set)
+                if self._error is not None:
+                    raise self._error
+                if not self._open and not self._box:
+                    return
+        finally:
+            end.cancel()
+            ping.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.close()
+
+    async def _answer(self, number: int, request: Request, ticket: Ticket) -> None:
+        came = time.perf_counter()
+        try:
+            await ticket.wait()
+            self.queued(time.perf_counter() - came)
+            async with aclosing(self.engine.stream(request)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    self._box.append((number, event))
+                    self._wake.set()
+                    if len(self._box) > BOX_EVENTS:
+                        self._room.clear()
+                        await self._room.wait()
+        except (ApiError, UserError, EngineDown) as error:
+            self.fail(api_error(error, self.request_id))
+        except Exception as error:
+            log.exception("request %s failed", self.request_id)
+            self.fail(api_error(error, self.request_id))
+        finally:
+            ticket.close()
+            self._open -= 1
+            self._wake.set()
+
+    def _too_late(self) -> ApiError:
+        return ApiError(
+            504, f"the answer was not ready within {self.deadline_s:g} seconds: ask for fewer tokens", code="timeout"
+        )

@@ -1,0 +1,146 @@
+"""The bodies of requests: the OpenAI API's keys, those that vLLM and llama.cpp added, and KnowLM's.
+
+The limits here are those of the meaning; how much a server allows (`Settings`) is checked in `src.serving.asking`.
+Keys that are not named are let through: `strict` refuses them there.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """Types are taken as they are: the text "1" is no number."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Sampling(Body):
+    """How the next tokens are chosen."""
+
+    temperature: Annotated[Finite, Field(ge=0, le=2)] | None = Field(None, description="0: the likeliest token")
+    top_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = Field(None, description="-1 or 0: all tokens")
+    min_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
+    num_beams: Annotated[int, Field(ge=1, le=16)] | None = Field(None, description="above 1: beam search")
+    repetition_penalty: Annotated[Finite, Field(gt=0, le=10)] | None = None
+    presence_penalty: Annotated[Finite, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[Finite, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, Annotated[Finite, Field(ge=-100, le=100)]] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: str | list[str] | None = None
+    ignore_eos: bool | None = None
+
+
+class StreamOptions(Body):
+    """What else a stream tells."""
+
+    include_usage: bool | None = None
+
+
+class JsonSchema(Body):
+    """A JSON schema with a name."""
+
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """What form the answer has."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class TextPart(Body):
+    """A part of a message; pictures and sound are not taken."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All of its parts as one."""
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        return "".join(part.text for part in self.content)
+
+
+class Asking(Sampling):
+    """What both routes of the OpenAI API share."""
+
+    model: str | None = Field(None, description="the first of /v1/models where it is not given")
+    n: Annotated[int, Field(ge=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    user: str | None = None
+
+
+class ChatRequest(Asking):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[Any] | None = Field(None, description="not offered yet")
+    tool_choice: Any = None
+    functions: list[Any] | None = Field(None, description="not offered yet")
+
+
+class CompletionRequest(Asking):
+    """POST /v1/completions."""
+
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    suffix: str | None = Field(None, description="not offered")
+    best_of: Annotated[int, Field(ge=1)] | None = None
+
+
+class KnowLMParameters(Sampling):
+    """``parameters`` of KnowLM's server, and further keys of ours."""
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stream: bool | None = None
+
+
+class KnowLMRequest(Body):
+    """POST /generate: the template is applied here."""
+
+    instruction: str
+    input: str
+    parameters: KnowLMParameters
+    stream: bool | None = None
+    model: str | None = None
+
+
+class TokenizeRequest(Body):
+    """POST /tokenize: a text, or a conversation with the model's template."""
+
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    model: str | None = None
+
+
+class DetokenizeRequest(Body):
+    """POST /detokenize."""
+
+    tokens: list[TokenId]
+    model: str | None = None

@@ -1,0 +1,185 @@
+"""The web page: Gradio's Blocks at ``/ui/``, one page a language, over the HTTP API of the same server.
+
+The page asks nothing of anyone but the server: no analytics, no fonts or scripts from elsewhere, and a content policy
+that keeps a model's answer from loading pictures. Conversations stay in the browser.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.errors import UserError
+from src.serving.web.texts import LANGUAGES, language_of, texts_of
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from gradio import Blocks
+    from gradio.themes import Base
+    from starlette.requests import Request
+
+FOLDER = Path(__file__).parent
+FONTS = ("system-ui", "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif")
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="4" fill="#f97316"/>'
+    '<path d="M9 2 4 9h3l-1 5 6-7H8z" fill="white"/></svg>'
+)
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'self'"
+)
+MAX_BODY_BYTES = 4 << 20  # an event carries the conversations that the browser keeps
+HEADERS = {
+    b"content-security-policy": POLICY.encode(),
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"same-origin",
+}
+
+
+def mount(app: "FastAPI", base_url: str) -> None:
+    """Put the page at ``/ui/`` (English) and ``/ui/zh/`` (Chinese) of an app, and send ``/`` to the browser's language.
+
+    Args:
+        base_url: of the OpenAI-compatible API that the page talks to, with or without ``/v1``.
+
+    Raises:
+        UserError: Gradio is not installed.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when it is imported
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise UserError("the web page needs Gradio: pip install -e '.[serve]', or leave web=true out") from error
+    from starlette.middleware import Middleware
+    from starlette.responses import RedirectResponse, Response
+
+    # The longer path first: routes are tried in order.
+    app.add_route("/ui/zh", _with_slash, include_in_schema=False)
+    for language, path in (("zh", "/ui/zh"), ("en", "/ui")):
+        gr.mount_gradio_app(
+            app,
+            build(language, base_url),
+            path=path,
+            footer_links=[],
+            run_history=False,
+            show_error=False,
+            ssr_mode=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            app_kwargs={"middleware": [Middleware(PageGuard)]},
+            theme=theme(),
+            css_paths=FOLDER / "page.css",
+            head=head(language),
+        )
+
+    async def to_page(request: "Request") -> RedirectResponse:
+        language = language_of(request.headers.get("accept-language", ""))
+        # relative, so that it holds behind a proxy that adds a prefix
+        return RedirectResponse("ui/" if language == "en" else f"ui/{language}/", headers={"vary": "accept-language"})
+
+    async def icon(request: "Request") -> Response:
+        return Response(ICON, media_type="image/svg+xml")
+
+    app.add_route("/favicon.ico", icon, include_in_schema=False)
+    app.add_route("/", to_page, include_in_schema=False)
+    app.add_route("/ui", _with_slash, include_in_schema=False)
+
+
+def build(language: str, base_url: str) -> "Blocks":
+    """The page in one language of `LANGUAGES`."""
+    import gradio as gr
+
+    from src.serving.web.panel import Page, Panel, Tab
+    from src.serving.web.tabs.chat import ChatTab
+    from src.serving.web.tabs.compare import CompareTab
+    from src.serving.web.tabs.complete import CompleteTab
+    from src.serving.web.tabs.instruction import InstructionTab
+
+    page = Page(texts_of(language), base_url)
+    with gr.Blocks(title=page.texts("title"), analytics_enabled=False, fill_width=True) as blocks:
+        gr.HTML(_top(language), elem_id="top")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300) as left:
+                pass
+            with gr.Column(scale=1, min_width=300, elem_id="settings"):
+                panel = Panel(page)
+        with left, gr.Tabs():
+            tabs: list[Tab] = [ChatTab(page), InstructionTab(page), CompleteTab(page), CompareTab(page)]
+        for tab in tabs:
+            tab.wire(blocks, panel)
+        panel.on_models(blocks.load, also=[picker for tab in tabs for picker in tab.models])
+    return blocks
+
+
+def theme() -> "Base":
+    """Gradio's, with fonts that a machine has itself, and small print that can be read."""
+    import gradio as gr
+
+    look = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
+    return look.set(
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+    )
+
+
+def head(language: str) -> str:
+    """What goes into the page's head: its keys, and the language of Gradio's own words."""
+    code = "zh-CN" if language == "zh" else language
+    own = f'Object.defineProperty(navigator, "language", {{ get: () => "{code}" }});'
+    return f"<script>{own}\n{(FOLDER / 'page.js').read_text(encoding='utf-8')}</script>"
+
+
+def _top(language: str) -> str:
+    texts = texts_of(language)
+    (other,) = set(LANGUAGES) - {language}
+    link = "zh/" if other == "zh" else "../"
+    return (
+        f'<h1>{texts("title")}</h1><a id="other-language" href="{link}" lang="{other}" '
+        f'title="{texts("other_language_hint")}">{texts("other_language")}</a>'
+    )
+
+
+class PageGuard:
+    """ASGI middleware of the page: its headers, a limit of what it is sent, and no uploads, which it has no use for."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["path"].rstrip("/").endswith("/upload"):
+            await _refuse(send, 404)
+            return
+        if int(dict(scope["headers"]).get(b"content-length") or 0) > MAX_BODY_BYTES:
+            await _refuse(send, 413)
+            return
+        received = 0
+
+        async def limited() -> Any:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            # A body of no stated length that grows too large is cut off; what is left of it is no JSON.
+            return message if received <= MAX_BODY_BYTES else {"type": "http.disconnect"}
+
+        async def guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *HEADERS.items()]}
+            await send(message)
+
+        await self.app(scope, limited, guarded)
+
+
+async def _refuse(send: Any, status: int) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _with_slash(request: "Request") -> Any:
+    """The same address with a slash at its end, from which the page's own addresses count."""
+    from starlette.responses import RedirectResponse
+
+    return RedirectResponse(request.url.path.rpartition("/")[2] + "/")

@@ -1,0 +1,57 @@
+"""Compare: two models or adapters answer the same message side by side, at once, with the same decoding."""
+
+from typing import Any
+
+import gradio as gr
+
+from src.errors import UserError
+from src.serving.web.panel import Asked, Page, Panel
+from src.serving.web.tabs.form import Form, Pieces, need
+
+SIDES = ("left", "right")
+
+
+class CompareTab:
+    """The tab; made inside the page's tabs, wired to the settings by `wire`. It has pickers of models of its own."""
+
+    def __init__(self, page: Page):
+        self.page, texts = page, page.texts
+        with gr.Tab(texts("tab_compare"), id="compare"):
+            self.message = gr.Textbox(
+                lines=1,
+                max_lines=10,
+                label=texts("compare_message"),
+                placeholder=texts("message_placeholder"),
+                elem_id="compare-message",
+            )
+            self.form = Form(page, "compare", self.start)
+            self.models: list[gr.Dropdown] = []
+            self.outputs: list[gr.Textbox] = []
+            self.notes: list[gr.Markdown] = []
+            with gr.Row():
+                for side in SIDES:
+                    with gr.Column(min_width=240):
+                        self.models.append(gr.Dropdown([], label=texts(f"compare_{side}"), elem_id=f"{side}-model"))
+                        self.outputs.append(
+                            gr.Textbox(
+                                lines=12,
+                                max_lines=24,
+                                label=texts("output"),
+                                interactive=False,
+                                buttons=["copy"],
+                                elem_id=f"{side}-output",
+                            )
+                        )
+                        self.notes.append(gr.Markdown(elem_id=f"{side}-note", elem_classes="note"))
+
+    def wire(self, blocks: gr.Blocks, panel: Panel) -> None:
+        """Connect the events of the tab."""
+        self.form.wire(panel, [self.message, *self.models], self.outputs, self.notes, enter=[self.message])
+
+    def start(self, asked: Asked, message: str, *models: Any) -> list[Pieces]:
+        """Begin both answers. Raises `UserError` where something is missing."""
+        if not all(models):
+            raise UserError(self.page.texts("error_no_model"))
+        need(self.page.texts, message)
+        messages = [{"role": "user", "content": message}]
+        return [asked.api.chat(model, messages, asked.parameters) for model in models]

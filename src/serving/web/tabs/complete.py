@@ -1,0 +1,40 @@
+"""Complete: a base model goes on with a text, without any template."""
+
+from collections.abc import Sequence
+
+import gradio as gr
+
+from src.serving.web.panel import Asked, Page, Panel
+from src.serving.web.tabs.form import Form, Pieces, need
+
+
+class CompleteTab:
+    """The tab; made inside the page's tabs, wired to the settings by `wire`."""
+
+    models: Sequence[gr.Dropdown] = ()
+
+    def __init__(self, page: Page):
+        self.page, texts = page, page.texts
+        with gr.Tab(texts("tab_complete"), id="complete"):
+            self.prompt = gr.Textbox(
+                lines=6, max_lines=24, label=texts("prompt"), placeholder=texts("prompt_placeholder"), elem_id="prompt"
+            )
+            self.form = Form(page, "complete", self.start)
+            self.output = gr.Textbox(
+                lines=8,
+                max_lines=24,
+                label=texts("continuation"),
+                interactive=False,
+                buttons=["copy"],
+                elem_id="complete-output",
+            )
+            self.note = gr.Markdown(elem_id="complete-note", elem_classes="note")
+
+    def wire(self, blocks: gr.Blocks, panel: Panel) -> None:
+        """Connect the events of the tab."""
+        self.form.wire(panel, [self.prompt], [self.output], [self.note])
+
+    def start(self, asked: Asked, prompt: str) -> list[Pieces]:
+        """Begin the continuation. Raises `UserError` where something is missing."""
+        need(self.page.texts, prompt)
+        return [asked.api.complete(asked.model, prompt, asked.parameters)]

@@ -1,0 +1,263 @@
+"""Answers that don't end as they should: clients that leave or stall, time limits, full lines, engines that fail."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from serving_live import in_thread
+
+from src.generation.engine import Decoding, Engine, Request
+from src.serving.app import create_app
+from src.serving.gateway import Gateway
+from src.serving.replies import SlowReader, Wire
+from src.serving.served import ServedModel
+from src.serving.settings import Settings
+
+LONG = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 400, "ignore_eos": True}
+
+
+@pytest.fixture
+def app_of(tiny_models: list[ServedModel], tmp_path: Path) -> Any:
+    def made(**settings: Any) -> Any:
+        return create_app(tiny_models, Settings(log_file=str(tmp_path / "log"), **settings))
+
+    return made
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+
+
+def until(what: Any, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+def raw_request(url: str, body: dict[str, Any]) -> socket.socket:
+    """A connection on which the request was sent and nothing read."""
+    host, port = url.removeprefix("http://").split(":")
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((host, int(port)))
+    content = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    client.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    return client
+
+
+def connections(url: str) -> list[Any]:
+    """Connections of the server's side that are open or have something left to send."""
+    port = int(url.rsplit(":", 1)[1])
+    found = psutil.Process().net_connections("tcp")
+    return [one for one in found if one.laddr.port == port and one.status != psutil.CONN_LISTEN]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_stops_the_engine(app_of: Any, tmp_path: Path, stream: bool) -> None:
+    app = app_of()
+    gateway: Gateway = app.state.gateway
+    with in_thread(app) as url:
+        client = raw_request(url, {**LONG, "stream": stream})
+        until(lambda: "knowlm_generation_tokens_total" in httpx.get(url + "/metrics").text)
+        client.close()
+        until(lambda: not gateway.jobs)
+        before = _tokens(url)
+        time.sleep(0.3)
+        assert _tokens(url) == before < 400
+    line = next(row for row in lines(tmp_path) if row["path"] == "/v1/chat/completions")
+    assert (line["status"], line["aborted"]) == (499, "client_gone")
+
+
+def _tokens(url: str) -> float:
+    text = httpx.get(url + "/metrics").text
+    return sum(float(row.split()[-1]) for row in text.splitlines() if row.startswith("knowlm_generation_tokens_total"))
+
+
+def test_a_client_that_leaves_the_line_frees_its_place(app_of: Any) -> None:
+    app = app_of(max_waiting=1)
+    gateway: Gateway = app.state.gateway
+    with in_thread(app) as url:
+        running = [raw_request(url, LONG) for _ in range(2)]
+        until(lambda: sum(len(job.requests) for job in gateway.jobs) == 2)
+        waiting = raw_request(url, LONG)
+        until(lambda: len(gateway.jobs) == 3)
+        assert httpx.post(url + "/v1/chat/completions", json=LONG).status_code == 429
+        waiting.close()
+        until(lambda: len(gateway.jobs) == 2)
+        for client in running:
+            client.close()
+        until(lambda: not gateway.jobs)
+        assert httpx.post(url + "/v1/chat/completions", json={**LONG, "max_tokens": 2}, timeout=60).status_code == 200
+
+
+def test_a_burst_is_answered_or_refused_and_none_is_forgotten(app_of: Any) -> None:
+    asked = {**LONG, "max_tokens": 20}
+    with in_thread(app_of(max_waiting=3)) as url, ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(lambda _: httpx.post(url + "/v1/chat/completions", json=asked, timeout=60), range(20)))
+        statuses = [response.status_code for response in found]
+        assert set(statuses) == {200, 429}
+        assert statuses.count(200) >= 5  # two run, three wait
+        assert all(int(response.headers["retry-after"]) >= 1 for response in found if response.status_code == 429)
+        assert all(
+            response.json()["error"]["code"] == "queue_full" for response in found if response.status_code == 429
+        )
+
+
+def test_waiting_too_long_is_a_503(app_of: Any) -> None:
+    with in_thread(app_of(queue_wait_s=0.05)) as url:
+        clients = [raw_request(url, LONG) for _ in range(2)]
+        time.sleep(0.05)
+        response = httpx.post(url + "/v1/chat/completions", json=LONG, timeout=60)
+        assert response.status_code == 503 and response.json()["error"]["code"] == "queue_timeout"
+        assert int(response.headers["retry-after"]) >= 1
+        for client in clients:
+            client.close()
+
+
+def test_an_answer_that_takes_too_long_is_a_504_or_the_last_event_of_its_stream(app_of: Any, tmp_path: Path) -> None:
+    with in_thread(app_of()) as url:
+        headers = {"x-request-timeout": "0.2"}
+        plain = httpx.post(url + "/v1/chat/completions", json=LONG, headers=headers, timeout=60)
+        streamed = httpx.post(url + "/v1/chat/completions", json={**LONG, "stream": True}, headers=headers, timeout=60)
+    assert plain.status_code == 504 and plain.json()["error"]["code"] == "timeout"
+    assert streamed.status_code == 200
+    last = json.loads(streamed.text.rstrip().rsplit("\n\n", 1)[1].removeprefix("data: "))
+    assert last["error"]["code"] == "timeout" and "[DONE]" not in streamed.text
+    assert [row["aborted"] for row in lines(tmp_path)] == ["timeout", "timeout"]
+
+
+def test_the_servers_time_limit_is_the_most_that_a_request_may_ask_for(app_of: Any) -> None:
+    with in_thread(app_of(request_timeout_s=0.2)) as url:
+        response = httpx.post(url + "/v1/chat/completions", json=LONG, headers={"x-request-timeout": "60"}, timeout=60)
+    assert response.status_code == 504
+
+
+def test_a_stream_in_line_shows_signs_of_life(app_of: Any) -> None:
+    with in_thread(app_of(ping_s=0.05)) as url:
+        clients = [raw_request(url, LONG) for _ in range(2)]
+        time.sleep(0.05)
+        asked = {**LONG, "stream": True, "max_tokens": 2}
+        with httpx.stream("POST", url + "/v1/chat/completions", json=asked, timeout=60) as response:
+            pieces = response.iter_text()
+            text = ""
+            while text.count(": still in line") < 2:
+                text += next(pieces)
+            for client in clients:
+                client.close()
+            text += "".join(pieces)
+    assert text.endswith("data: [DONE]\n\n")
+
+
+def test_a_reader_that_takes_nothing_is_dropped_and_the_engine_stops(app_of: Any, tmp_path: Path) -> None:
+    app = app_of(slow_reader_s=0.5)
+    gateway: Gateway = app.state.gateway
+    body = {**LONG, "max_tokens": 450, "stream": True, "n": 8, "logprobs": True, "top_logprobs": 20}
+    with in_thread(app) as url:
+        client = raw_request(url, body)  # eight answers with twenty neighbours a token: megabytes
+        until(lambda: gateway.jobs, 10)
+        until(lambda: not gateway.jobs, 60)
+        until(lambda: not connections(url), 10)  # what was sent lies in no buffer any more
+        client.close()
+    assert [row["aborted"] for row in lines(tmp_path)] == ["slow_reader"]
+
+
+def test_a_wire_waits_for_a_slow_reader_and_not_for_a_stuck_one() -> None:
+    async def slow(message: Any) -> None:
+        await asyncio.sleep(0.01)
+
+    async def stuck(message: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def run() -> None:
+        for _ in range(5):
+            await Wire(slow, 0.2).body(b"x", more=True)
+        with pytest.raises(SlowReader):
+            await Wire(stuck, 0.05).body(b"x", more=True)
+
+    asyncio.run(run())
+
+
+def test_a_key_pays_for_prompt_and_answer_even_when_it_leaves(app_of: Any) -> None:
+    with in_thread(app_of(tokens_per_minute=20)) as url:
+        client = raw_request(url, LONG)
+        until(lambda: _tokens(url) > 20)
+        client.close()
+        until(lambda: httpx.post(url + "/v1/chat/completions", json=LONG).status_code == 429)
+
+
+def test_a_slow_reader_gets_fewer_and_larger_pieces_with_the_same_text(app_of: Any, tiny_engine: Engine) -> None:
+    import src.serving.replies as replies
+
+    async def run(pause_s: float) -> tuple[int, str]:
+        app = app_of()
+        parts: list[bytes] = []
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                parts.append(message["body"])
+                await asyncio.sleep(pause_s)
+
+        async def receive() -> Any:
+            await asyncio.sleep(60)
+
+        from src.serving.access_log import Trace
+        from src.serving.asking import Asked
+        from src.serving.shapes import CompletionShape
+
+        gateway: Gateway = app.state.gateway
+        request = Request("x", prompt="hi", decoding=Decoding(120, ignore_eos=True))
+        asked = Asked("cmpl-1", next(iter(gateway.models)), [request], stream=True)
+        trace = Trace("id", "POST", "/v1/completions", None)
+        reply = replies.Reply(gateway, asked, CompletionShape(asked), trace, 1, 60, lambda: None)
+        await reply({}, receive, send)
+        chunks = [json.loads(line[6:]) for line in b"".join(parts).decode().split("\n\n") if line.startswith("data: {")]
+        return len(chunks), "".join(chunk["choices"][0]["text"] for chunk in chunks)
+
+    fast, slow = asyncio.run(run(0)), asyncio.run(run(0.1))
+    assert fast[1] == slow[1]
+    assert slow[0] < fast[0] / 2
+
+
+def test_draining_refuses_what_comes_and_lets_what_runs_end(app_of: Any) -> None:
+    app = app_of()
+    gateway: Gateway = app.state.gateway
+    found: list[httpx.Response] = []
+    with in_thread(app) as url:
+        asked = {**LONG, "max_tokens": 60}
+        thread = threading.Thread(
+            target=lambda: found.append(httpx.post(url + "/v1/chat/completions", json=asked, timeout=60))
+        )
+        thread.start()
+        until(lambda: gateway.jobs)
+        gateway.draining = True
+        refused = httpx.post(url + "/v1/chat/completions", json=asked)
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "draining"
+        assert httpx.get(url + "/ready").status_code == 503
+        assert httpx.get(url + "/health").status_code == 200
+        thread.join()
+        assert found[0].status_code == 200 and found[0].json()["usage"]["completion_tokens"] == 60
+
+
+def test_what_is_broken_off_at_the_end_is_told_so(app_of: Any) -> None:
+    app = app_of()
+    gateway: Gateway = app.state.gateway
+    with in_thread(app) as url, ThreadPoolExecutor(2) as pool:
+        asked: Sequence[dict[str, Any]] = [{**LONG, "stream": stream} for stream in (True, False)]
+        answers = [pool.submit(httpx.post, url + "/v1/chat/completions", json=body, timeout=60) for body in asked]
+        until(lambda: len(gateway.jobs) == 2 and _tokens(url) > 4)
+        gateway.draining = True
+        gateway.abort_all()
+        streamed, plain = (answer.result() for answer in answers)
+    assert plain.status_code == 503 and plain.json()["error"]["code"] == "draining"
+    assert '"code":"draining"' in streamed.text.rstrip().rsplit("\n\n", 1)[1]
