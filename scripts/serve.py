@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import os
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from omegaconf import DictConfig
 
 from src.command import command
 from src.errors import UserError
+from src.models.spec import ModelSpec
+from src.models.zoo import find_model
 from src.serving.keys import load_keys, new_key
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def main(cfg: DictConfig) -> None:
         return
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(f"serving needs {', '.join(missing)}: pip install -e '.[serve,cpu]'")
-    settings = settings_of(cfg)
+    settings, plan = settings_of(cfg), plan_of(cfg)
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("src").setLevel(logging.INFO)
 
@@ -43,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     listener = bind(cfg.host, cfg.port, settings.slow_reader_s)  # what is refused here needs no model
     from src.serving.app import create_app
 
-    models = load_models(cfg)
+    models = load_models(cfg, plan)
     try:
         app = create_app(models, settings)
         host, port = listener.getsockname()[:2]
@@ -73,29 +75,43 @@ def settings_of(cfg: DictConfig) -> "Settings":
     return Settings(**values)
 
 
-def load_models(cfg: DictConfig) -> "list[ServedModel]":
+@dataclass(frozen=True)
+class Plan:
+    """What is to be served: the model under its name, PEFT folders and further models by theirs."""
+
+    name: str
+    spec: ModelSpec
+    adapters: dict[str, str]
+    more: dict[str, ModelSpec]
+
+
+def plan_of(cfg: DictConfig) -> Plan:
+    """What a config names. Raises `UserError` where two have one name, or there is no such model."""
+    spec = instantiate(cfg.model)
+    adapters = {str(name): str(path) for name, path in (cfg.adapters or {}).items()}
+    more = {str(name): find_model(str(reference)) for name, reference in (cfg.more_models or {}).items()}
+    names = [str(cfg.name or spec.name), *adapters, *more]
+    if taken := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two models would be called '{taken[0]}': give another name")
+    return Plan(names[0], spec, adapters, more)
+
+
+def load_models(cfg: DictConfig, plan: Plan) -> "list[ServedModel]":
     """The model, its adapters, and further models with engines of their own."""
     from src.generation.setup import load_engine
-    from src.models.zoo import find_model
     from src.serving.served import ServedModel
 
     shared = {name: cfg[name] for name in ("template", "chat", "dtype", "device", "max_parallel", "context_length")}
     shared["quantization"] = cfg.quantization
-    adapters = {str(name): str(path) for name, path in (cfg.adapters or {}).items()}
-    more = {str(name): find_model(str(reference)) for name, reference in (cfg.more_models or {}).items()}
-    spec = instantiate(cfg.model)
-    name = cfg.name or spec.name
-    if taken := [other for other in (*adapters, *more) if other == name] or sorted(set(adapters) & set(more)):
-        raise UserError(f"two models would be called '{taken[0]}': give another name")
     engine, talks = load_engine(
-        spec, instantiate(cfg.engine), adapter_path=cfg.adapter_path, adapters=adapters, **shared
+        plan.spec, instantiate(cfg.engine), adapter_path=cfg.adapter_path, adapters=plan.adapters, **shared
     )
-    models = [ServedModel(name, engine, talks=talks)]
-    models += [ServedModel(adapter, engine, adapter, parent=name, talks=talks) for adapter in adapters]
+    models = [ServedModel(plan.name, engine, talks=talks)]
+    models += [ServedModel(name, engine, name, parent=plan.name, talks=talks) for name in plan.adapters]
     try:
-        for other, reference in more.items():
-            engine, talks = load_engine(reference, instantiate(cfg.engine), **shared)
-            models.append(ServedModel(other, engine, talks=talks))
+        for name, spec in plan.more.items():
+            engine, talks = load_engine(spec, instantiate(cfg.engine), **shared)
+            models.append(ServedModel(name, engine, talks=talks))
     except BaseException:
         for model in models:
             model.engine.close()

@@ -7,6 +7,7 @@ states: llama.cpp's own order applies the temperature last.
 
 import importlib.util
 import json
+import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -84,7 +85,7 @@ class LlamaCppEngine(HttpEngine):
         server = ServerProcess(
             "llama.cpp",
             command,
-            environment={"PYTHONPATH": str(root), "LLAMA_SERVER_KEY": self._key},
+            environment={"PYTHONPATH": str(root), "LLAMA_SERVER_KEY": self._key, **_patience()},
             start_timeout_s=start_timeout_s,
         )
         super().__init__(server, prompts, list(adapters), max_parallel)
@@ -139,3 +140,13 @@ class LlamaCppEngine(HttpEngine):
         tops = tuple(self._logprob(top) for top in entry.get("top_logprobs", ()))
         token = entry["id"]
         return TokenLogprob(self._bytes.text(token), self._bytes[token], finite(entry["logprob"]), tops)
+
+
+def _patience() -> dict[str, str]:
+    """Let threads sleep while they wait for each other, unless the user has said how they should wait.
+
+    By default they spin, and where other programs want the cores too, they spin the time of those away that they wait
+    for: beside work on every core llama.cpp was ten times slower so (docs/generation.md).
+    """
+    chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ)
+    return {} if chosen else {"OMP_WAIT_POLICY": "passive"}

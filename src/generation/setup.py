@@ -24,7 +24,7 @@ from src.models.devices import cpu_has_bf16, free_host_bytes, gpu_has_bf16
 from src.models.download import resolve
 from src.models.load import DTYPES, check_adapter_folder, load_adapters, load_for_generation, load_tokenizer
 from src.models.placement import Allocation, place
-from src.models.quantized import check_quantization
+from src.models.quantized import check_quantization, compute_dtype
 from src.models.spec import ModelSpec
 from src.models.templates import Template, load_template
 
@@ -94,7 +94,8 @@ class Transformers:
 
     def open(self, use: Use) -> tuple[TransformersEngine, bool]:
         where = choose_device(use.device)
-        kind, quantization = choose_dtype(use.dtype, where), check_quantization(use.quantization, where)
+        quantization = check_quantization(use.quantization, where)
+        kind = choose_dtype(use.dtype, where, quantization)
         placement = None if use.allocation is None else place(use.spec, use.allocation, kind, quantization, where)
         if placement is not None and use.report is not None:
             use.report(str(placement))
@@ -338,12 +339,14 @@ def choose_device(device: str) -> str:
     return device
 
 
-def choose_dtype(dtype: str, device: str) -> str:
-    """``auto`` is bfloat16 where the hardware computes with it, else float32."""
+def choose_dtype(dtype: str, device: str, quantization: str = "none") -> str:
+    """``auto`` is what a quantisation is fastest in, else bfloat16 where the hardware computes with it, else float32."""
     if dtype != "auto":
         if dtype not in DTYPES:
             raise UserError(f"dtype={dtype} is not known: set auto, {', '.join(DTYPES)}")
         return dtype
+    if fastest := compute_dtype(quantization, device):
+        return fastest
     if device.startswith("cuda"):
         return "bfloat16" if gpu_has_bf16() else "float16"
     return "bfloat16" if device == "cpu" and cpu_has_bf16() else "float32"

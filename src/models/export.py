@@ -22,6 +22,7 @@ from src.models.download import resolve
 from src.models.gguf import write_json
 from src.models.gguf_export import write_gguf
 from src.models.gguf_lora import write_adapter
+from src.models.gguf_quantize import check_file_type
 from src.models.gguf_verify import Verification, check_memory, verify_gguf
 from src.models.load import attach_adapter, check_adapter_folder, load_model, load_tokenizer
 from src.models.merge import MANIFEST, merge, merge_manifest
@@ -187,6 +188,7 @@ def export_gguf(
         UserError: what `write_gguf` and `verify_gguf` raise; an earlier file of the same name is then left alone.
     """
     target = _gguf_target(file)
+    check_file_type(file_type)
     with TemporaryDirectory(prefix=f".{target.stem}.", dir=target.parent) as scratch:
         source = _gguf_source(spec, Path(scratch) / "source", adapter_path, checkpoint)
         if verify:

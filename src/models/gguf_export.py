@@ -22,7 +22,7 @@ import numpy as np
 from src.errors import UserError
 from src.models.download import _build, resolve
 from src.models.gguf_architecture import Decoder, NotWrittenHereError
-from src.models.gguf_kquants import check_k_quants, quantize_k
+from src.models.gguf_kquants import quantize_k
 from src.models.gguf_lora import write_adapter
 from src.models.gguf_packaged import TYPES as PACKAGED_TYPES
 from src.models.gguf_packaged import convert_with_package
@@ -43,6 +43,7 @@ from src.models.weight_files import WeightFiles, as_float32, bytes_progress
 logger = logging.getLogger(__name__)
 
 logging.getLogger("gguf.gguf_writer").setLevel(logging.WARNING)  # it reports each file it opens
+logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it wonders about pairs of texts, which no decoder reads
 
 EXPORTER_VERSION = 1  # part of the cache key: raise it when the files this module writes change
 QUANTIZATION_VERSION = 2  # of the block formats, as llama.cpp counts
@@ -114,8 +115,6 @@ def write_gguf(source: str | Path, file: Path, file_type: str = "q8_0", about: d
     source = Path(source)
     check_file_type(file_type)
     direct = file_type not in K_TYPES
-    if not direct:
-        check_k_quants()
     first = file if direct else file.with_name(f".{file.stem}.plain.gguf")
     try:
         try:

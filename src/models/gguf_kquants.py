@@ -6,35 +6,25 @@ that are no multiple of 256 can't have these types: llama.cpp gives them larger 
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.models.gguf_quantize import K_TYPES
+from src.models.gguf_quantize import K_TYPES, check_file_type
 from src.models.weight_files import bytes_progress
-
-logger = logging.getLogger(__name__)
 
 STEP = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")  # llama.cpp's line for each tensor
 
 
-def check_k_quants() -> None:
-    """Raises `UserError` where llama-cpp-python is not installed."""
-    try:
-        import llama_cpp  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"K-quants need llama.cpp's quantiser ({error}): pip install llama-cpp-python (it is built from source: "
-            "CMake, a C++ compiler, about ten minutes), or give file_type=q4_1, q5_1 or q8_0, which need nothing"
-        ) from error
-
-
 def quantize_k(source: Path, target: Path, file_type: str) -> None:
-    """Write the model of a GGUF file of 16 or 32 bits as one of K-quants. Raises `UserError` when llama.cpp fails."""
-    check_k_quants()
+    """Write the model of a GGUF file as one of K-quants.
+
+    Raises:
+        UserError: llama-cpp-python is not installed, or llama.cpp fails.
+    """
+    check_file_type(file_type)
     import ctypes
 
     import llama_cpp
@@ -56,6 +46,7 @@ def quantize_k(source: Path, target: Path, file_type: str) -> None:
         try:
             params = llama_cpp.llama_model_quantize_default_params()
             params.ftype = K_TYPES[file_type]
+            params.allow_requantize = True  # the user's file may be of 8 bits
             params.nthread = os.cpu_count() or 1
             failed = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
         finally:

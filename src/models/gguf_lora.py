@@ -99,6 +99,8 @@ def _pairs(folder: Path, decoder: Decoder, settings: dict[str, Any]) -> dict[str
     files = TensorFiles(_weights(folder))
     halves: dict[str, dict[str, np.ndarray]] = {}
     for stored in files.tensors.values():
+        if stored.name.endswith("lm_head.base_layer.weight") and stored.shape == (decoder.vocab_size, decoder.hidden):
+            continue  # PEFT keeps a copy of the model's own output layer beside its pair
         found = PAIR.fullmatch(stored.name)
         if not found or "embed_tokens" in stored.name or (decoder.tied and "lm_head" in stored.name):
             raise UserError(

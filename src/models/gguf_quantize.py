@@ -2,12 +2,13 @@
 
 The types of one scale (and one minimum) for 32 values, Q8_0 to Q4_0, are computed by the ``gguf`` package in NumPy. The
 K-quants of 256 values need llama.cpp's own quantiser (`src.models.gguf_kquants`). Vectors stay float32. In files of 4
-and 5 bits the token embeddings and the output layer stay at 8: on SmolLM2-135M all of it at Q4_0 costs half as much
-again in divergence.
+and 5 bits the token embeddings and the output layer stay at 8: SmolLM2-135M with all of it at Q4_0 is a third further
+from the source (mean KL 0.48 instead of 0.37).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,9 +30,14 @@ CHUNK_VALUES = 2**22  # quantised at a time by each thread: 16 MB as float32
 
 
 def check_file_type(file_type: str) -> None:
-    """Raises `UserError` for a type that can't be written."""
+    """Raises `UserError` for a type that is not known, or needs a package that is not there."""
     if file_type not in FILE_TYPES:
-        raise UserError(f"file type '{file_type}' is not known: expected one of {', '.join(FILE_TYPES)}")
+        raise UserError(f"file_type={file_type} is not known: expected one of {', '.join(FILE_TYPES)}")
+    if file_type in K_TYPES and importlib.util.find_spec("llama_cpp") is None:
+        raise UserError(
+            f"file_type={file_type} needs llama.cpp's quantiser: pip install llama-cpp-python (built from source by "
+            "CMake and a C++ compiler, about ten minutes), or give q4_1, q5_1 or q8_0, which need nothing"
+        )
 
 
 def tensor_type(name: str, shape: tuple[int, ...], file_type: str) -> Any:

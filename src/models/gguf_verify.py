@@ -64,6 +64,7 @@ class LlamaCpp:
     gap: float
     texts: int
     texts_equal: int
+    first_other: str | None  # the first text that is cut otherwise
     opening_equal: bool
 
 
@@ -260,12 +261,14 @@ def _llama_cpp(file: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenize
         ours = table[torch.arange(len(tokens)), tokens].tolist()
         gaps += [abs(mine - theirs) for mine, (_, theirs) in zip(ours, continuation, strict=True) if theirs is not None]
     cut = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in HARD_TO_CUT]
+    others = [text for text, mine, theirs in zip(HARD_TO_CUT, cut, answers["tokens"], strict=True) if mine != theirs]
     return LlamaCpp(
         tokens=total,
         agreed=agreed,
         gap=float(np.mean(gaps)),
         texts=len(cut),
-        texts_equal=sum(mine == theirs for mine, theirs in zip(cut, answers["tokens"], strict=True)),
+        texts_equal=len(cut) - len(others),
+        first_other=next(iter(others), None),
         opening_equal=tokenizer("")["input_ids"] == answers["opening"],
     )
 
@@ -288,8 +291,13 @@ def _judge(found: Verification) -> list[str]:
                 f"llama.cpp chooses {run.agreed} of {run.tokens} tokens as the source's network does with the file's "
                 f"weights: it reads '{found.file}' differently, and the file was removed"
             )
-        if run.gap > LLAMA_CPP_GAP:
+        if numbers is not None and run.gap > LLAMA_CPP_GAP:
             warnings.append(f"llama.cpp's log-probabilities are {run.gap:.3f} away from the network's on average")
-        if run.texts_equal < run.texts or not run.opening_equal:
-            warnings.append("llama.cpp cuts some texts into other tokens than the model's tokenizer")
+        if run.first_other is not None:
+            warnings.append(
+                f"llama.cpp cuts {run.texts - run.texts_equal} of {run.texts} texts into other tokens than the model's "
+                f"tokenizer, such as {run.first_other[:30]!r}"
+            )
+        if not run.opening_equal:
+            warnings.append("llama.cpp opens a text with other tokens than the model's tokenizer")
     return warnings

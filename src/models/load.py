@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from src.errors import UserError
 from src.models.download import resolve, resolve_tokenizer
 from src.models.placement import Placement
+from src.models.quantized import check_checkpoint, quantized_settings
 from src.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -198,17 +199,34 @@ def _load_placed(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from src.models.quantized import bitsandbytes_settings
-
-    if quantization == "none" and placement is None:
+    folder = resolve(spec)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    check_checkpoint(config, spec.name, quantization)
+    if quantization == "none" and placement is None and "quantization_config" not in config:
         return load_model(spec, dtype=dtype, device=device)
+    if spec.kind == "config":
+        raise UserError(f"model '{spec.name}' has random weights: quantization= and allocate= are for those of a file")
     torch_dtype = getattr(torch, dtype)
     settings: dict[str, Any] = {"device_map": {"": device or "cpu"}}
     if placement is not None:
         settings = {"device_map": placement.device_map, "offload_folder": placement.offload_folder}
     if quantization != "none":
-        settings |= bitsandbytes_settings(quantization, torch_dtype)
-    return AutoModelForCausalLM.from_pretrained(resolve(spec), dtype=torch_dtype, **settings)
+        settings |= quantized_settings(quantization, torch_dtype, on_cpu=_main_device(settings["device_map"]) == "cpu")
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, **settings)  # type: ignore[no-any-return]
+    except (ImportError, RuntimeError) as error:
+        if "quantization_config" not in config:
+            raise
+        raise UserError(
+            f"model '{spec.name}' is a quantised checkpoint that transformers can't load here ({error}): give the "
+            "model it was made of with quantization=8bit or 4bit"
+        ) from error
+
+
+def _main_device(device_map: Mapping[str, Any]) -> str:
+    """``cpu`` where nothing lies on a GPU."""
+    devices = [str(device) for device in device_map.values() if str(device) not in ("cpu", "disk")]
+    return devices[0] if devices else "cpu"
 
 
 def attach_adapter(model: PreTrainedModel, adapter_path: str | Path) -> PreTrainedModel:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from src.errors import UserError
 from src.models.devices import free_gpu_bytes, free_host_bytes, visible_gpus
+from src.models.quantized import head_bits, layer_bits
 from src.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ def place(
     limits = device_limits(allocation, device)
     model = model_on_meta(spec)
     context = allocation.context or int(getattr(model.config, "max_position_embeddings", 0) or 2048)
-    parts = parts_of(model, dtype, quantization, allocation.rows * context)
+    on_cpu = not any(isinstance(name, int) for name in limits)
+    parts = parts_of(model, dtype, quantization, allocation.rows * context, on_cpu)
     how = (
         f"{sum(parameter.numel() for parameter in model.parameters()) / 1e9:.3f} billion parameters, {dtype}"
         f"{'' if quantization == 'none' else f', layers in {quantization}'}, {allocation.rows} × {context} tokens"
@@ -164,7 +166,14 @@ def place(
         notes.append(f"allocate= names {len(allocation.gpus)} of {visible_gpus()} GPUs: the others are not used")
     if allocation.gpus == "auto" and not visible_gpus():
         notes.append("no GPU is visible: allocate=auto uses host memory alone")
-    return Placement(spec.name, how, assign(parts, limits, spec.name), allocation.offload_folder, tuple(notes))
+    shares = assign(parts, limits, spec.name)
+    placement = Placement(spec.name, how, shares, allocation.offload_folder, tuple(notes))
+    if placement.spills and quantization != "none":
+        raise UserError(
+            f"quantization={quantization} keeps all weights where they are computed, and {spec.name} would lie on "
+            f"{' and '.join(map(device_name, placement.devices))}: allow more on the GPUs, or set quantization=none"
+        )
+    return placement
 
 
 def device_limits(allocation: Allocation, device: str = "cpu") -> dict[Device, int]:
@@ -287,15 +296,16 @@ def model_on_meta(spec: ModelSpec) -> PreTrainedModel:
     return model
 
 
-def parts_of(model: PreTrainedModel, dtype: str, quantization: str, tokens: int) -> list[Part]:
+def parts_of(model: PreTrainedModel, dtype: str, quantization: str, tokens: int, on_cpu: bool = True) -> list[Part]:
     """The parts of a model on the meta device, in the order in which they are computed.
 
     Args:
-        quantization: 8bit or 4bit of its layers when it is loaded, else none.
+        quantization: 8bit or 4bit of its layers when it is loaded, else none; ``on_cpu`` tells which kind.
         tokens: in the KV cache, over all rows.
     """
     blocks = set(model._no_split_modules or ())
-    bits = stored_bits(quantization, getattr(model.config, "quantization_config", None))
+    bits = layer_bits(quantization, on_cpu, getattr(model.config, "quantization_config", None))
+    own_head = head_bits(quantization, on_cpu)
     cache = cache_bytes(model.config, dtype) * tokens
     owners: dict[int, str] = {}
     parts = []
@@ -303,11 +313,14 @@ def parts_of(model: PreTrainedModel, dtype: str, quantization: str, tokens: int)
         is_block = type(module).__name__ in blocks
         tied = [owners[id(parameter)] for parameter in module.parameters() if id(parameter) in owners]
         size = sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
-        linear = {id(child.weight) for child in module.modules() if _is_linear(child)} if is_block else set()
+        linear = {id(child.weight) for child in module.modules() if _is_linear(child)}
+        stored = bits if is_block else own_head if module is model.get_output_embeddings() else None
         for parameter in module.parameters():
-            if owners.setdefault(id(parameter), name) == name:
-                quantized = bits is not None and id(parameter) in linear
-                size += _bytes(parameter, bits if quantized and bits else 8 * DTYPE_BYTES[dtype])
+            is_owner = owners.setdefault(id(parameter), name) == name
+            if stored is not None and id(parameter) in linear:
+                size += _bytes(parameter, stored)
+            elif is_owner:
+                size += _bytes(parameter, 8 * DTYPE_BYTES[dtype])
         parts.append(Part(name, size, cache if is_block else 0, tied[0] if tied else None))
     return parts
 
@@ -318,23 +331,6 @@ def cache_bytes(config: PretrainedConfig, dtype: str) -> int:
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return 2 * heads * head_dim * DTYPE_BYTES[dtype]
-
-
-def stored_bits(quantization: str, checkpoint: dict[str, Any] | None = None) -> float | None:
-    """Bits that a weight of a quantised linear layer takes, scales included; None where none is quantised.
-
-    bitsandbytes' int8 has a scale for each row, which is little. Its NF4 has, for each 64 weights, a scale of 8 bits
-    that is itself scaled (Dettmers et al. 2023, arXiv:2305.14314: 0.127 bits a weight). GPTQ and AWQ have a scale of 16
-    bits and a zero point for each group.
-    """
-    if quantization != "none":
-        return {"8bit": 8.0, "4bit": 4.127}[quantization]
-    if checkpoint is None:
-        return None
-    if checkpoint.get("load_in_8bit") or checkpoint.get("load_in_4bit"):
-        return 8.0 if checkpoint.get("load_in_8bit") else 4.127
-    bits, group = checkpoint.get("bits"), checkpoint.get("group_size") or 128
-    return None if bits is None else bits + (16 + bits) / (group if group > 0 else 4096)
 
 
 def _whole_modules(prefix: str, module: torch.nn.Module, blocks: set[str]) -> Iterator[tuple[str, torch.nn.Module]]:

@@ -5,9 +5,11 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -50,6 +52,7 @@ def create_app(models: Sequence[ServedModel], settings: Settings | None = None) 
     app.state.gateway = gateway
     for room in (openai, knowlm, tokens, about):
         app.include_router(room.routes(gateway))
+    app.openapi = lambda: _document(app, gateway)  # type: ignore[method-assign]
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     for kind in (ApiError, UserError, EngineDown):
@@ -65,6 +68,18 @@ def create_app(models: Sequence[ServedModel], settings: Settings | None = None) 
             allow_credentials=False,
         )
     return app
+
+
+def _document(app: FastAPI, gateway: Gateway) -> dict[str, Any]:
+    """The OpenAPI document, with the names of the models that are served."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        names = [model.id for model in gateway.models]
+        for schema in document["components"]["schemas"].values():
+            if "model" in schema.get("properties", {}):
+                schema["properties"]["model"] |= {"anyOf": [{"type": "string", "enum": names}, {"type": "null"}]}
+        app.openapi_schema = document
+    return app.openapi_schema
 
 
 def _answer(request: Request, error: ApiError) -> Response:

@@ -47,6 +47,7 @@ class Gateway:
             asked.requests,
             self._admissions[id(engine)],
             deadline_s,
+            trace.seconds,
             self.settings.ping_s,
             trace.id,
             queued,

@@ -25,7 +25,8 @@ class Job:
     """Runs requests at an engine.
 
     Args:
-        deadline_s: from now to the last event.
+        deadline_s: from the arrival of the request to the last event.
+        spent_s: how much of it is gone.
         ping_s: `batches` yields an empty batch that often while nothing has come.
         request_id: for the log.
         queued: is given the seconds that an answer waited for its place.
@@ -40,12 +41,14 @@ class Job:
         requests: Sequence[Request],
         admission: Admission,
         deadline_s: float,
+        spent_s: float,
         ping_s: float,
         request_id: str,
         queued: Callable[[float], None],
     ):
         self.engine, self.requests = engine, requests
-        self.deadline_s, self.ping_s, self.request_id, self.queued = deadline_s, ping_s, request_id, queued
+        self.deadline_s, self.spent_s, self.ping_s = deadline_s, spent_s, ping_s
+        self.request_id, self.queued = request_id, queued
         self._tickets = admission.enter(len(requests))
         self._open = len(requests)
         self._box: list[tuple[int, Event]] = []
@@ -72,7 +75,7 @@ class Job:
             loop.create_task(self._answer(number, request, ticket))
             for number, (request, ticket) in enumerate(zip(self.requests, self._tickets, strict=True))
         ]
-        end = loop.call_later(self.deadline_s, self.fail, self._too_late())
+        end = loop.call_later(max(0.0, self.deadline_s - self.spent_s), self.fail, self._too_late())
         ping = loop.call_later(self.ping_s, self._wake.set)
         try:
             while True:

@@ -86,7 +86,7 @@ class Reply(Response):
 
     Args:
         prompt_tokens: of all prompts together; 0 where only another server knows.
-        deadline_s: seconds from now to the last byte.
+        deadline_s: seconds from the request's arrival to the last byte.
         done: is called when it has ended, however it did.
 
     Raises:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from src.errors import UserError
@@ -88,6 +89,8 @@ class Settings:
         for origin in self.cors_origins:
             if origin != "*" and "://" not in origin:
                 raise UserError(f"cors_origins has '{origin}': write scheme and host, such as https://example.org")
+        if self.log_file is not None and not Path(self.log_file).absolute().parent.is_dir():
+            raise UserError(f"log_file={self.log_file} is in a folder that does not exist: make it, or give another")
         if not self.is_local and not len(self.keys) and not self.insecure:
             raise UserError(
                 f"host={self.host} can be reached from other machines and there is no API key: make one with "

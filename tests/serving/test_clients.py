@@ -141,15 +141,17 @@ def curl(served: Command, path: str, body: dict[str, Any], *options: str) -> str
     ).stdout
 
 
-def test_curl_with_knowlms_body_gets_knowlms_answer(served: Command) -> None:
+def test_curl_with_knowlms_body_gets_what_the_chat_route_says(served: Command, client: openai.OpenAI) -> None:
     body = {
-        "instruction": "What is the capital of France?",
-        "input": "",
+        "instruction": "Translate into French.",
+        "input": "Good morning",
         "parameters": {"top_p": 1.0, "top_k": -1, "max_tokens": 16, "temperature": 0},
     }
     found = json.loads(curl(served, "/generate", body))
-    assert "Paris" in found["generated_text"] and found["error"] is None
-    assert 0 < found["num_output_tokens_cf"] <= 16
+    asked: Any = [{"role": "user", "content": "Translate into French.\nGood morning"}]
+    same = client.chat.completions.create(model=MODEL, messages=asked, temperature=0, max_tokens=16)
+    assert found["generated_text"] == same.choices[0].message.content and found["error"] is None
+    assert same.usage is not None and found["num_output_tokens_cf"] == same.usage.completion_tokens > 0
 
 
 def test_curl_reads_server_sent_events(served: Command) -> None:
@@ -184,7 +186,7 @@ def test_a_burst_is_answered_or_told_when_to_come_again(served: Command) -> None
     import httpx
 
     async def run() -> list[httpx.Response]:
-        body = {"prompt": "Once", "max_tokens": 30, "ignore_eos": True}
+        body = {"prompt": "Once", "max_tokens": 8, "ignore_eos": True}
         async with httpx.AsyncClient(timeout=120) as client:
             return await asyncio.gather(*(client.post(served.url + "/v1/completions", json=body) for _ in range(30)))
 

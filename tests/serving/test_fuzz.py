@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -20,20 +21,31 @@ ROUTES = {
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance"
 
 
-def test_the_document_names_every_route(served: Command) -> None:
-    assert set(httpx.get(served.url + "/openapi.json").json()["paths"]) == ROUTES
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """The real command with the 135M model on llama.cpp, which writes four tokens at most."""
+    settings = ("engine=llamacpp", "max_parallel=4", "context_length=1024", "max_tokens_limit=4", "max_n=2")
+    command = Command(tmp_path_factory.mktemp("brief"), *settings)
+    try:
+        yield command.wait_until_ready()
+    finally:
+        command.stop()
 
 
-def test_schemathesis_finds_no_server_error_on_any_route(served: Command, tmp_path: Path) -> None:
+def test_the_document_names_every_route(brief: Command) -> None:
+    assert set(httpx.get(brief.url + "/openapi.json").json()["paths"]) == ROUTES
+
+
+def test_schemathesis_finds_no_server_error_on_any_route(brief: Command, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text("")
     command = [
-        *(str(Path(sys.executable).parent / "schemathesis"), "run", served.url + "/openapi.json"),
+        *(str(Path(sys.executable).parent / "schemathesis"), "run", brief.url + "/openapi.json"),
         *("--checks", CHECKS, "--max-examples", "15", "--seed", "1", "--phases", "examples,coverage,fuzzing"),
-        *("--request-timeout", "60", "-H", "X-Request-Timeout: 2", "--workers", "4", "--max-failures", "5"),
+        *("--request-timeout", "60", "--workers", "1", "--max-failures", "5"),
     ]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert found.returncode == 0, found.stdout[-6000:]
-    assert not [line for line in served.lines() if line["status"] >= 500 and line["status"] not in (503, 504)]
+    assert not [line for line in brief.lines() if line["status"] >= 500]
 
 
 JSON = st.recursive(
@@ -42,8 +54,11 @@ JSON = st.recursive(
     max_leaves=12,
 )
 KEYS = st.sampled_from(
-    "model prompt messages temperature top_p top_k stop n stream logprobs response_format logit_bias seed echo "
-    "stream_options instruction input parameters tokens max_tokens num_beams tools suffix best_of".split()
+    [
+        *("model", "prompt", "messages", "temperature", "top_p", "top_k", "stop", "n", "stream", "logprobs", "echo"),
+        *("response_format", "logit_bias", "seed", "stream_options", "instruction", "input", "parameters", "tokens"),
+        *("max_tokens", "num_beams", "tools", "suffix", "best_of"),
+    ]
 )
 
 
@@ -53,11 +68,11 @@ KEYS = st.sampled_from(
     st.dictionaries(KEYS, JSON, max_size=5),
 )
 def test_bodies_of_known_keys_with_odd_values_are_told_what_is_wrong(
-    served: Command, path: str, body: dict[str, object]
+    brief: Command, path: str, body: dict[str, object]
 ) -> None:
-    content = json.dumps({"max_tokens": 1, **body}).encode()
-    headers = {"content-type": "application/json", "x-request-timeout": "20"}
-    response = httpx.post(served.url + path, content=content, headers=headers, timeout=60)
+    content = json.dumps(body).encode()
+    headers = {"content-type": "application/json"}
+    response = httpx.post(brief.url + path, content=content, headers=headers, timeout=60)
     assert response.status_code in (200, 400, 404), response.text
     if response.status_code != 200:
         assert response.json()["error"]
@@ -65,7 +80,7 @@ def test_bodies_of_known_keys_with_odd_values_are_told_what_is_wrong(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.binary(max_size=40))
-def test_bytes_that_are_no_json_are_a_400(served: Command, content: bytes) -> None:
+def test_bytes_that_are_no_json_are_a_400(brief: Command, content: bytes) -> None:
     headers = {"content-type": "application/json"}
-    response = httpx.post(served.url + "/v1/chat/completions", content=content, headers=headers, timeout=60)
+    response = httpx.post(brief.url + "/v1/chat/completions", content=content, headers=headers, timeout=60)
     assert response.status_code == 400 and response.json()["error"]["type"] == "invalid_request_error"

@@ -83,7 +83,7 @@ class Visitor:
 
     def messages(self) -> list[str]:
         """The conversation on the page."""
-        return [message.inner_text().strip() for message in self.page.locator("#chat .message").all()]
+        return self.page.evaluate("[...document.querySelectorAll('#chat .message')].map((one) => one.innerText.trim())")
 
     def preset(self, name: str) -> None:
         """Choose a decoding by the name on the page."""
@@ -111,9 +111,10 @@ class Visitor:
 
     def ask(self, message: str, wait: bool = True) -> None:
         """Send a message of the chat with Enter."""
+        before = self.page.locator("#chat .message.user").count()
         self.page.fill("#message textarea", message)
         self.page.press("#message textarea", "Enter")
-        self.page.wait_for_selector("#chat-stop", state="visible")
+        self.until(lambda: self.page.locator("#chat .message.user").count() > before, "the question did not appear")
         if wait:
             self.finished()
 
@@ -122,14 +123,18 @@ class Visitor:
         self.until(lambda: not self.page.is_visible(stop), "no answer")
         self.page.wait_for_timeout(200)
 
-    def grown(self, read: Callable[[], str], times: int = 3, over: str = "#chat-stop") -> list[str]:
-        """Texts that a place held while it was written, each longer than the one before; fails unless it grew."""
+    def grown(self, times: int = 3) -> list[str]:
+        """The last answer at times when it was longer than before, while it was being written."""
         seen = [""]
+
+        def longer() -> str:
+            messages = self.messages()
+            text = messages[-1] if messages and len(messages) % 2 == 0 else ""
+            return text if len(text) > len(seen[-1]) else ""
+
         while len(seen) <= times:
-            seen.append(
-                self.until(lambda: text if len(text := read()) > len(seen[-1]) else "", "the text did not grow")
-            )
-            assert len(seen) > times or self.page.is_visible(over) or len(seen) > times, f"it came all at once: {seen}"
+            assert self.page.is_visible("#chat-stop"), f"it ended early: {seen}"
+            seen.append(self.until(longer, "the text did not grow"))
         return seen[1:]
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from src.serving.errors import ApiError
 from src.serving.gateway import Gateway
@@ -38,7 +38,7 @@ def routes(gateway: Gateway) -> APIRouter:
         """Version of the server and the engines of its models."""
         return {"version": package_version(), "engines": {model.id: model.engine.name for model in gateway.models}}
 
-    @router.get("/metrics", responses=ERRORS, response_model=None)
+    @router.get("/metrics", responses=ERRORS, response_model=None, response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters for Prometheus."""
         if gateway.settings.metrics == "off":

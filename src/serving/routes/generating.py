@@ -85,8 +85,7 @@ async def reply(
     key = trace.key or ""
     gateway.limits.enter(key)
     try:
-        left = max(0.0, deadline_s - trace.seconds)
-        return Reply(gateway, asked, shape, trace, sum(counts), left, lambda: leave(gateway, key, trace))
+        return Reply(gateway, asked, shape, trace, sum(counts), deadline_s, lambda: leave(gateway, key, trace))
     except BaseException:
         gateway.limits.leave(key, 0)
         raise
