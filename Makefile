@@ -21,6 +21,12 @@ env: $(VENV)/.done  ## make the environment in .venv
 demo: env  ## raw text to shards, pretraining, LoRA tuning and answers, on two cores; prints a before/after table
 	@$(PY) scripts/demo.py
 
+serve: env  ## the small model on http://127.0.0.1:8000, with the web page, on the engine that fits this machine
+	@$(PY) scripts/serve.py web=true
+
+vllm:  ## vLLM in an environment of its own, .venv-vllm (3.4 GB), for engine=vllm
+	@test -x .venv-vllm/bin/python && .venv-vllm/bin/python -c "import vllm" 2>/dev/null || PYTHON=$(PYTHON) scripts/launch/install_vllm.sh
+
 test: env  ## the whole test suite
 	@$(PY) -m pytest
 
@@ -42,6 +48,6 @@ bench-gpu: env  ## training on one GPU: tokens/s, MFU and memory, each optimisat
 	@$(PY) benchmarks/training.py gpu
 
 clean:  ## remove the environment and what runs left behind; keeps data/
-	rm -rf $(VENV) outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-vllm outputs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env demo test test-fast lint format type bench-gpu clean
+.PHONY: help env demo serve vllm test test-fast lint format type bench-gpu clean

@@ -44,9 +44,12 @@ def main(cfg: DictConfig) -> None:
 
 def merge_table(manifest: dict) -> Table:  # type: ignore[type-arg]
     """What merging an adapter changed, for the terminal."""
-    table = Table("merged layers", "changed", "largest change", box=None, header_style="bold")
+    table = Table(
+        "merged layers", "tensors changed", "weights changed", "largest change", box=None, header_style="bold"
+    )
     for name, one in manifest["modules"].items():
-        table.add_row(name, f"{one['changed']} of {one['tensors']}", f"{one['largest_change']:.3g}")
+        share = f"{one['changed_weights'] / one['weights']:.1%}"
+        table.add_row(name, f"{one['changed']} of {one['tensors']}", share, f"{one['largest_change']:.3g}")
     return table
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 # One space after a comma or colon and none elsewhere: small models get lost in white space where any is allowed.
-SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+SPACES: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class JsonGrammar:

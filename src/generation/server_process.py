@@ -185,10 +185,13 @@ class ServerProcess:
         process.wait()
 
     def _last_words(self) -> str:
-        """The line that most likely says why, and the few before it."""
+        """The lines that most likely say why: the last that names an error and what follows it."""
         lines = self.log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        causes = [line for line in lines if "Error" in line or "error" in line]
-        return " ".join((causes[-1:] or lines[-3:] or ["it printed nothing"])[0].split())[:500]
+        causes = [
+            place for place, line in enumerate(lines) if "error" in line.lower() and "errors.pydantic" not in line
+        ]
+        chosen = lines[causes[-1] :][:3] if causes else lines[-3:]
+        return " ".join(" ".join(chosen or ["it printed nothing"]).split())[:500]
 
 
 def free_port() -> int:

@@ -188,6 +188,7 @@ class Vllm:
             self.gpu_memory_utilization,
             cache_gb,
             self.enforce_eager,
+            on_cpu,
             [*(["--quantization", self.quantization] if self.quantization else []), *map(str, self.arguments)],
         )
         engine.default_adapter = _default_name(use)
@@ -340,7 +341,7 @@ def choose_device(device: str) -> str:
 
 
 def choose_dtype(dtype: str, device: str, quantization: str = "none") -> str:
-    """``auto`` is what a quantisation is fastest in, else bfloat16 where the hardware computes with it, else float32."""
+    """``auto`` is what a quantisation is fastest in, or bfloat16 where the hardware has it, or float32."""
     if dtype != "auto":
         if dtype not in DTYPES:
             raise UserError(f"dtype={dtype} is not known: set auto, {', '.join(DTYPES)}")

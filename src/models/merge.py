@@ -23,10 +23,16 @@ MANIFEST = "merge.json"
 
 @dataclass
 class MergedModules:
-    """What merging did to the layers of one name, such as ``q_proj``. largest_change: absolute, of one weight."""
+    """What merging did to the layers of one name, such as ``q_proj``.
+
+    changed: tensors with another value somewhere. weights, changed_weights: numbers in all of them. largest_change:
+    absolute, of one weight.
+    """
 
     tensors: int = 0
     changed: int = 0
+    weights: int = 0
+    changed_weights: int = 0
     largest_change: float = 0.0
 
 
@@ -45,10 +51,13 @@ def merge(peft_model: Any, adapter_path: str | Path) -> tuple[PreTrainedModel, d
             continue
         before = weight.detach().clone()
         layer.merge(safe_merge=True)
-        change = float((layer.get_base_layer().weight.detach() - before).abs().max())
+        difference = (layer.get_base_layer().weight.detach() - before).abs()
+        change = float(difference.max())
         modules = found.setdefault(name.rsplit(".", 1)[-1], MergedModules())
         modules.tensors += 1
         modules.changed += change > 0
+        modules.weights += difference.numel()
+        modules.changed_weights += int((difference > 0).sum())
         modules.largest_change = max(modules.largest_change, change)
     unchanged = [name for name, modules in found.items() if not modules.changed]
     if unchanged or not found:

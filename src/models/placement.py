@@ -86,7 +86,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Share:
-    """What one device holds, in bytes. ``cache`` and ``brought_in`` include what lies elsewhere but is computed here."""
+    """What one device holds, in bytes; ``cache`` and ``brought_in`` also for what lies elsewhere, computed here."""
 
     device: Device
     limit: int
@@ -270,12 +270,12 @@ def _too_large(
         f"{model} does not fit: it needs {gb(weights + cache)} ({gb(weights)} weights, {gb(cache)} KV cache){brought}, "
         f"and allowed are {allowed}; without a place: {listed(part.name for part in without)} "
         f"({gb(sum(part.weights + part.cache for part in without))}): allow more (allocate=, cpu_gb=, disk_gb=), or "
-        "make it smaller (quantization=8bit or 4bit, dtype=bfloat16, batch_size=, max_context=)"
+        "make it smaller (quantization=8bit or 4bit, batch_size=, context_length=)"
     )
 
 
 def model_on_meta(spec: ModelSpec) -> PreTrainedModel:
-    """The model without memory for its weights: from the architecture that the zoo states, else from ``config.json``."""
+    """The model without memory for its weights: by the architecture that the zoo states, else by ``config.json``."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -1,4 +1,4 @@
-"""Models whose weights take 8 or 4 bits, for generation: which way on which device, and checkpoints that are so already.
+"""Models whose weights take 8 or 4 bits, for generation: which way on which device; checkpoints that are so already.
 
 On a GPU ``8bit`` is LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339) and ``4bit`` is NF4 with quantised scales
 (Dettmers et al. 2023, arXiv:2305.14314), both by bitsandbytes. On a CPU, where bitsandbytes is many times slower than
@@ -121,8 +121,8 @@ def check_checkpoint(config: dict[str, Any], name: str, quantization: str = "non
     missing = [pip for module, pip in CHECKPOINT_PACKAGES.get(method, {}).items() if not _installed(module)]
     if missing:
         raise UserError(
-            f"model '{name}' is quantised by {method}{bits}, and transformers needs {' and '.join(missing)} to load it: "
-            f"pip install {' '.join(missing)}, or give the model it was made of with quantization=8bit or 4bit"
+            f"model '{name}' is quantised by {method}{bits}, and to load it transformers needs {' and '.join(missing)}"
+            f": pip install {' '.join(missing)}, or give the model it was made of with quantization=8bit or 4bit"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +34,7 @@ def whole_folder(target: Path, mark: str, key: str) -> Iterator[Path]:
         raise UserError(f"'{target}' exists and is not an earlier result: give another output folder or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     work, old = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.old")
-    lock = target.with_name(f".{target.name}.lock")
-    with FileLock(lock):
+    with FileLock(Path(tempfile.gettempdir()) / f"knowlm-{digest(str(target.resolve()))[:16]}.lock"):
         if work.is_dir() and (not (work / KEY).is_file() or (work / KEY).read_text() != key):
             shutil.rmtree(work)
         work.mkdir(exist_ok=True)
@@ -50,7 +50,6 @@ def whole_folder(target: Path, mark: str, key: str) -> Iterator[Path]:
             target.rename(old)
         work.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-    lock.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -36,10 +36,6 @@ STREAM_HEADERS = {
 }
 
 
-class SlowReader(Exception):
-    """The client has taken nothing for too long."""
-
-
 def error_body(error: ApiError, path: str) -> dict[str, Any]:
     """The JSON of an error on a route."""
     return knowlm_body("", 0, error.message) if path == KNOWLM_PATH else error.body()
@@ -52,33 +48,34 @@ def error_response(error: ApiError, path: str) -> Response:
 
 
 class Wire:
-    """Sends one response; raises `SlowReader` where the client does not take it."""
+    """Sends one response, and knows since when its reader has taken nothing."""
 
-    def __init__(self, send: Send, slow_reader_s: float):
-        self._send, self._slow_reader_s = send, slow_reader_s
+    def __init__(self, send: Send):
+        self._send = send
+        self._sending_since: float | None = None
         self.started = False
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds that what is being sent now has been waiting."""
+        return 0.0 if self._sending_since is None else time.monotonic() - self._sending_since
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Status and headers."""
         self.started = True
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        await self._checked({"type": "http.response.start", "status": status, "headers": raw})
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def body(self, content: bytes, more: bool) -> None:
         """A part of the body."""
-        await self._checked({"type": "http.response.body", "body": content, "more_body": more})
+        self._sending_since = time.monotonic()
+        await self._send({"type": "http.response.body", "body": content, "more_body": more})
+        self._sending_since = None
 
     async def whole(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
         """All of it at once."""
         await self.start(status, {**headers, "Content-Length": str(len(content))})
         await self.body(content, more=False)
-
-    async def _checked(self, message: Message) -> None:
-        try:
-            async with asyncio.timeout(self._slow_reader_s):
-                await self._send(message)
-        except TimeoutError as error:
-            raise SlowReader from error
 
 
 class Reply(Response):
@@ -116,15 +113,13 @@ class Reply(Response):
         trace.prompt_tokens = prompt_tokens
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # type: ignore[override]
-        wire = Wire(send, self.gateway.settings.slow_reader_s)
+        wire = Wire(send)
         work = asyncio.create_task(self._answer(wire))
         gone = asyncio.create_task(_until_gone(receive))
         try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            self.trace.aborted = await self._until_over(work, gone, wire)
             if work.done():
                 await work
-            else:
-                self.trace.aborted = "client_gone"
         finally:
             gone.cancel()
             work.cancel()
@@ -133,14 +128,21 @@ class Reply(Response):
             self.done()
             self.trace.finish_reasons = [answer.finish_reason for answer in self.answers if answer.finish_reason]
 
+    async def _until_over(self, work: "asyncio.Task[None]", gone: "asyncio.Task[None]", wire: Wire) -> str | None:
+        """Wait for the end of the answer, or until nobody takes it; returns why it is to be broken off, if so."""
+        most = self.gateway.settings.slow_reader_s
+        while True:
+            over, _ = await asyncio.wait((work, gone), timeout=most / 4, return_when=asyncio.FIRST_COMPLETED)
+            if over:
+                return self.trace.aborted if work in over else "client_gone"
+            if wire.stuck_s > most:
+                return "slow_reader"
+
     async def _answer(self, wire: Wire) -> None:
         try:
-            try:
-                await (self._stream(wire) if self.asked.stream else self._whole(wire))
-            except ApiError as error:
-                await self._tell(error, wire)
-        except SlowReader:
-            self.trace.aborted = "slow_reader"
+            await (self._stream(wire) if self.asked.stream else self._whole(wire))
+        except ApiError as error:
+            await self._tell(error, wire)
 
     async def _whole(self, wire: Wire) -> None:
         async with aclosing(self.job.batches()) as batches:

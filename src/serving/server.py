@@ -38,7 +38,7 @@ def bind(host: str, port: int, slow_reader_s: float) -> socket.socket:
         # dropped it is not kept for good.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * slow_reader_s))
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(4000 * slow_reader_s))
         listener.bind(address)
         listener.listen(1)  # a second server on this port fails now; uvicorn sets the length of the line
     except OSError as error:

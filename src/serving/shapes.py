@@ -45,7 +45,11 @@ def joined(batch: Iterable[tuple[int, Event]]) -> dict[int, Answer]:
     """The events of each answer as one piece."""
     pieces: dict[int, Answer] = {}
     for number, event in batch:
-        pieces.setdefault(number, Answer()).add(event)
+        if number in pieces:
+            pieces[number].add(event)
+        else:
+            reason, prompt, completion = event.finish_reason, event.prompt_tokens, event.completion_tokens
+            pieces[number] = Answer(event.text_delta, list(event.logprobs), reason, prompt, completion)
     return pieces
 
 

@@ -5,32 +5,14 @@ import signal
 import time
 
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
 
 from src.errors import UserError
 from src.generation import server_process
 from src.generation.engine import Decoding, EngineDown, Request
 from src.generation.setup import LlamaCpp, Transformers, load_engine
-from src.models.load import load_model
 from tests.generation.conftest import answer
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def adapters(smollm2, tmp_path_factory):
-    """Two adapters with random weights, large enough to change every answer."""
-    folders = {}
-    for seed, (name, targets) in enumerate({"first": ["q_proj", "v_proj"], "second": ["down_proj", "k_proj"]}.items()):
-        torch.manual_seed(seed)
-        model = get_peft_model(load_model(smollm2), LoraConfig(r=4 + 4 * seed, lora_alpha=8, target_modules=targets))
-        for key, parameter in model.named_parameters():
-            if "lora_B" in key:
-                torch.nn.init.normal_(parameter, std=0.2)
-        folders[name] = tmp_path_factory.mktemp("adapters") / name
-        model.save_pretrained(str(folders[name]))
-    return folders
 
 
 def with_adapters(engine) -> dict[str | None, str]:

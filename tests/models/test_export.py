@@ -1,7 +1,10 @@
 """Exports load in plain transformers and peft and give the logits of the model they were made from."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,18 +13,29 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from src.errors import UserError
 from src.models.download import resolve
-from src.models.export import base_reference, export, export_adapter, export_model, merge_adapter, model_card
+from src.models.export import (
+    base_reference,
+    export,
+    export_adapter,
+    export_gguf,
+    export_gguf_adapter,
+    export_model,
+    merge_adapter,
+    model_card,
+)
+from src.models.gguf import convert
 from src.models.load import load_model, load_tokenizer
 from src.models.spec import ModelSpec
 
+ROOT = Path(__file__).resolve().parents[2]
 INPUT_IDS = torch.tensor([[5, 60, 7, 200, 11, 12]])
-LORA = {"r": 4, "target_modules": ["q_proj", "down_proj"]}
+LORA: dict[str, Any] = {"r": 4, "target_modules": ["q_proj", "down_proj"]}
 
 
 @pytest.fixture
 def peft_model(tiny_spec: ModelSpec) -> PeftModel:
     torch.manual_seed(0)
-    model = get_peft_model(load_model(tiny_spec), LoraConfig(task_type="CAUSAL_LM", **LORA))  # type: ignore[arg-type]
+    model = get_peft_model(load_model(tiny_spec), LoraConfig(task_type="CAUSAL_LM", **LORA))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
@@ -143,3 +157,70 @@ def test_the_model_card_states_base_licence_data_and_command() -> None:
     assert card.startswith("---\nlicense: mit\nbase_model: owner/base\nlibrary_name: transformers\n")
     for line in ("# mine", "- Base model: owner/base", "- Training data: poems", "- Made with: `python train.py`"):
         assert line in card.splitlines()
+
+
+def from_gguf(file: Path, folder: Path) -> torch.nn.Module:
+    """The model of a GGUF file, by this project's reader."""
+    folder.mkdir()
+    convert(file, folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def test_a_gguf_file_holds_the_model(tiny_spec: ModelSpec, tmp_path: Path) -> None:
+    found = export_gguf(tiny_spec, tmp_path / "m.gguf", "f32", verify=False)
+    assert found.tensors == 21 and found.types == {"F32": 21}
+    assert torch.equal(logits(from_gguf(tmp_path / "m.gguf", tmp_path / "back")), logits(load_model(tiny_spec).eval()))
+    names = {path.name for path in tmp_path.iterdir()} - {"cache", "back"}
+    assert names == {"m.gguf", "m.gguf.json"}
+
+
+def test_an_adapter_is_merged_into_a_gguf_file(tiny_spec: ModelSpec, peft_model: PeftModel, tmp_path: Path) -> None:
+    adapter = export_adapter(peft_model, tmp_path / "adapter")
+    export_gguf(tiny_spec, tmp_path / "m.gguf", "f32", adapter_path=adapter, verify=False)
+    merged = from_gguf(tmp_path / "m.gguf", tmp_path / "back")
+    torch.testing.assert_close(logits(merged), logits(peft_model), atol=1e-4, rtol=1e-4)
+    assert set(json.loads((tmp_path / "m.gguf.merge.json").read_text())["modules"]) == set(LORA["target_modules"])
+
+
+def test_a_checkpoint_of_an_adapter_becomes_a_merged_gguf_file(tiny_spec, peft_model, tmp_path: Path) -> None:
+    state = {f"model.{name}": value for name, value in peft_model.state_dict().items() if "lora_" in name}
+    torch.save({"state_dict": state, "hyper_parameters": {"adapter": LORA}}, tmp_path / "last.ckpt")
+    export_gguf(tiny_spec, tmp_path / "m.gguf", "f32", checkpoint=tmp_path / "last.ckpt", verify=False)
+    merged = from_gguf(tmp_path / "m.gguf", tmp_path / "back")
+    torch.testing.assert_close(logits(merged), logits(peft_model), atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_alone_becomes_a_gguf_file(tiny_spec: ModelSpec, peft_model: PeftModel, tmp_path: Path) -> None:
+    adapter = export_adapter(peft_model, tmp_path / "adapter")
+    file = export_gguf_adapter(tiny_spec, tmp_path / "a.gguf", adapter)
+    assert file.read_bytes()[:4] == b"GGUF" and not list(tmp_path.glob(".a*"))
+
+
+def test_a_failed_gguf_export_keeps_the_earlier_file(tiny_spec: ModelSpec, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF of before")
+    with pytest.raises(UserError, match="file_type=q3 is not known"):
+        export_gguf(tiny_spec, tmp_path / "m.gguf", "q3")
+    with pytest.raises(UserError, match="is not a PEFT folder"):
+        export_gguf(tiny_spec, tmp_path / "m.gguf", adapter_path=tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["m.gguf"]
+    assert (tmp_path / "m.gguf").read_bytes() == b"GGUF of before"
+
+
+@pytest.mark.parametrize(("name", "message"), [("m.bin", r"ends in \.gguf"), ("thesis.gguf", "is no GGUF file")])
+def test_a_gguf_file_is_not_written_over_anything_else(tiny_spec, tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "thesis.gguf").write_text("precious")
+    with pytest.raises(UserError, match=message):
+        export_gguf(tiny_spec, tmp_path / name)
+    assert (tmp_path / "thesis.gguf").read_text() == "precious"
+
+
+@pytest.mark.slow
+def test_the_command_writes_verifies_and_shows(llama_tiny: ModelSpec, tmp_path: Path) -> None:
+    arguments = ["scripts/export.py", "model=llama_tiny", "format=gguf", "file_type=q8_0", f"output={tmp_path}/m.gguf"]
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for word in ("mean KL", "48 of 48 greedy tokens", "8 of 8 texts", "m.gguf"):
+        assert word in done.stdout
+    refused = subprocess.run([sys.executable, *arguments, "format=gptq"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "error: format=gptq is none of: hf, gguf, gguf_adapter" in refused.stderr

@@ -18,7 +18,6 @@ from serving_live import in_thread
 from src.generation.engine import Decoding, Engine, Request
 from src.serving.app import create_app
 from src.serving.gateway import Gateway
-from src.serving.replies import SlowReader, Wire
 from src.serving.served import ServedModel
 from src.serving.settings import Settings
 
@@ -172,20 +171,19 @@ def test_a_reader_that_takes_nothing_is_dropped_and_the_engine_stops(app_of: Any
     assert [row["aborted"] for row in lines(tmp_path)] == ["slow_reader"]
 
 
-def test_a_wire_waits_for_a_slow_reader_and_not_for_a_stuck_one() -> None:
-    async def slow(message: Any) -> None:
-        await asyncio.sleep(0.01)
-
-    async def stuck(message: Any) -> None:
-        await asyncio.sleep(60)
-
-    async def run() -> None:
-        for _ in range(5):
-            await Wire(slow, 0.2).body(b"x", more=True)
-        with pytest.raises(SlowReader):
-            await Wire(stuck, 0.05).body(b"x", more=True)
-
-    asyncio.run(run())
+def test_a_reader_that_is_slow_but_reads_is_not_dropped(app_of: Any, tmp_path: Path) -> None:
+    app = app_of(slow_reader_s=0.4)
+    body = {**LONG, "max_tokens": 40, "stream": True, "n": 8, "logprobs": True, "top_logprobs": 20}
+    with in_thread(app) as url:
+        client = raw_request(url, body)
+        client.settimeout(60)
+        taken = b""
+        while b"[DONE]" not in taken[-200:]:
+            taken += client.recv(20_000)
+            time.sleep(0.02)
+        client.close()
+        until(lambda: lines(tmp_path))
+    assert "aborted" not in lines(tmp_path)[0] and lines(tmp_path)[0]["seconds"] > 0.8
 
 
 def test_a_key_pays_for_prompt_and_answer_even_when_it_leaves(app_of: Any) -> None:

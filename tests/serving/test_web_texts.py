@@ -23,13 +23,24 @@ def test_both_languages_have_the_same_texts_with_the_same_gaps() -> None:
     assert {key: names(text) for key, text in english.items()} == {key: names(text) for key, text in chinese.items()}
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_every_text_that_the_code_asks_for_is_there(language: str) -> None:
+def asked_for() -> set[str]:
+    """The keys that the code names, whole or put together."""
     code = "\n".join(path.read_text(encoding="utf-8") for path in WEB.rglob("*.py"))
-    asked = set(re.findall(r'texts\(\s*"(\w+)"', code))
+    asked = set(re.findall(r"texts\(\s*[\"'](\w+)[\"']", code)) | set(re.findall(r'remark="(\w+)"', code))
     asked |= {f"{control}{end}" for control in CONTROLS for end in ("", "_info")}
     asked |= {f"{kind}_{preset.name}" for preset in load_presets() for kind in ("preset", "about")}
+    return asked | {f"finish_{reason}" for reason in ("stop", "length")} | {"compare_left", "compare_right"}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_that_the_code_asks_for_is_there(language: str) -> None:
+    asked = asked_for()
     assert len(asked) > 60 and not asked - set(texts_of(language).all)
+
+
+def test_no_text_is_left_that_nobody_asks_for() -> None:
+    errors = {key for key in texts_of("en").all if re.fullmatch(r"error_(\d+|other)", key)}
+    assert set(texts_of("en").all) - errors == asked_for()
 
 
 def test_the_chinese_page_is_in_chinese() -> None:

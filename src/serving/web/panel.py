@@ -86,9 +86,7 @@ class Panel:
         self.page, texts = page, page.texts
         first = page.presets[0]
         gr.Markdown(f"### {texts('settings')}")
-        with gr.Row(equal_height=True, elem_classes="joined"):
-            self.model = gr.Dropdown([], label=texts("model"), elem_id="model", scale=5, min_width=120)
-            self.refresh = gr.Button("⟳", elem_id="refresh", scale=0, min_width=44)
+        self.model = gr.Dropdown([], label=texts("model"), elem_id="model")
         self.models_note = gr.Markdown(elem_id="models-note", visible=False)
         self.key = gr.Textbox(
             type="password",
@@ -126,9 +124,9 @@ class Panel:
         )
 
     def on_models(self, *triggers: Any, also: Sequence[gr.Dropdown] = ()) -> None:
-        """Read the models when the page loads, at ⟳ and with a new key; ``also`` are more pickers to fill."""
+        """Read the models when the page loads and with a new key; ``also`` are more pickers to fill."""
         gr.on(
-            [*triggers, self.refresh.click, self.key.submit, self.key.blur],
+            [*triggers, self.key.submit, self.key.blur],
             self._read_models,
             [self.key, self.model, *also],
             [self.known, self.models_note, self.model, *also],

@@ -150,7 +150,8 @@ class ChatTab:
         if answer.text:
             turns = (*turns, {"role": "assistant", "content": answer.text})
         history = history.put(replace(conversation, turns=turns))
-        yield {**self.shown(history), self.note: answer.note(texts)}
+        again = texts("ask_again") if answer.error and not answer.text else ""
+        yield {**self.shown(history), self.note: answer.note(texts) + again}
 
     def on_undo(self, event: gr.UndoData, chat: Any, store: Any) -> Update:
         """Take the last question and its answer back; the question returns to the field."""
