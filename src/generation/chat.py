@@ -1,10 +1,12 @@
 """A conversation in the terminal: streaming, commands that begin with ``/``, Ctrl-C for the answer only."""
 
 import ast
+import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
@@ -16,6 +18,7 @@ HELP = """\
 /system TEXT         set the system message and forget the conversation; without TEXT take it away
 /set NAME=VALUE ...  change the decoding: /set temperature=0.7 max_new_tokens=100
 /show                the decoding as it is now
+/save FILE           write the conversation as one line of JSON ({"messages": […]}), added to what FILE has
 /help                this list
 /exit                leave (as does Ctrl-D); Ctrl-C stops the answer that is being written"""
 
@@ -80,6 +83,8 @@ class Chat:
         if name == "set":
             self.decoding = changed(self.decoding, rest)
             return ", ".join(rest.split())
+        if name == "save":
+            return self.save(rest)
         if name in ("reset", "system"):
             self.history = []
             if name == "system":
@@ -87,6 +92,19 @@ class Chat:
                 return "system message set, conversation forgotten" if rest else "system message taken away"
             return "conversation forgotten"
         raise UserError(f"there is no command /{name}: /help lists them")
+
+    def save(self, path: str) -> str:
+        """Add the conversation to a file in the form of training data; returns what to show."""
+        if not path or not self.history:
+            raise UserError("nothing was said yet" if path else "give a file: /save talk.jsonl")
+        system = [Message("system", self.system)] if self.system else []
+        turns = [{"role": message.role, "content": message.text} for message in [*system, *self.history]]
+        try:
+            with Path(path).expanduser().open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise UserError(f"{path} can't be written ({error.strerror}): give another file") from error
+        return f"{len(turns)} messages added to {path}"
 
     def answer(self, line: str) -> None:
         """Generate the answer to a line, showing it as it comes, and remember both (a stopped answer too)."""
@@ -129,10 +147,11 @@ def changed(decoding: Decoding, assignments: str) -> Decoding:
             values[name] = value
     if not values:
         raise UserError("nothing to set: write /set temperature=0.7")
-    if {"temperature", "top_p", "top_k", "seed"} & set(values) and "do_sample" not in values:
+    if {"temperature", "top_p", "top_k", "min_p", "seed"} & set(values) and "do_sample" not in values:
         values |= {"do_sample": True, "num_beams": 1}
     off = values.get("do_sample") is False or (values.get("num_beams", 1) != 1)
-    plain = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": None} if off else {}
+    plain: dict[str, Any] = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+    plain = {**plain, "seed": None} if off else {}
     try:
         return replace(decoding, **{**plain, **values})
     except TypeError as error:

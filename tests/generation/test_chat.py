@@ -1,5 +1,6 @@
 """A conversation in the terminal, through real pipes and the real command where the model is needed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from src.errors import UserError
 from src.generation.chat import Chat, changed
 from src.generation.engine import Decoding, Event
+from src.models.templates import messages_from_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,6 +48,17 @@ def test_turns_add_up_until_reset_and_a_system_message_stays():
 def test_ctrl_c_ends_the_answer_and_the_conversation_goes_on():
     shown = talk("wait", KeyboardInterrupt, "after")
     assert "1 messages\n[stopped]" in shown and "3 messages!" in shown
+
+
+def test_saving_adds_the_conversation_to_a_file_that_tuning_reads(tmp_path):
+    file = tmp_path / "talks.jsonl"
+    shown = talk("/save", f"/save {file}", "/system Be brief.", "a", f"/save {file}", "/reset", "b", f"/save {file}")
+    assert shown.count("error: ") == 2 and "3 messages added" in shown
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [[message.role for message in messages_from_record(record)] for record in records] == [
+        ["system", "user", "assistant"],
+        ["system", "user", "assistant"],
+    ]
 
 
 def test_setting_a_temperature_turns_sampling_on_and_a_mistake_is_a_sentence():
