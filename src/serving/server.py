@@ -22,7 +22,7 @@ from src.serving.gateway import Gateway
 POLL_S = 0.05
 LAST_WORDS_S = 2.0  # for sending the errors of what was broken off
 KEEP_ALIVE_S = 75  # longer than clients keep an idle connection, so that it is they who close it
-SEND_BUFFER = 1 << 18  # bytes of a response that the kernel takes before its reader has them
+SEND_BUFFER = 1 << 16  # bytes of a response that the kernel takes before its reader has them
 
 
 def bind(host: str, port: int, slow_reader_s: float) -> socket.socket:
@@ -34,11 +34,11 @@ def bind(host: str, port: int, slow_reader_s: float) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit both: a reader that takes nothing holds little memory, and what it was sent before we
-        # dropped it is not kept for good.
+        # Connections inherit both: a reader that takes nothing holds little memory, and the kernel cuts it off. Without
+        # that it would go unnoticed until the buffers are full, and they would be kept for good.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(4000 * slow_reader_s))
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * slow_reader_s))
         listener.bind(address)
         listener.listen(1)  # a second server on this port fails now; uvicorn sets the length of the line
     except OSError as error:

@@ -1,11 +1,15 @@
 """The engine on the 135M model: batches, streams, seeds, limits; parity with transformers' own generate."""
 
+import asyncio
+import contextlib
+import time
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from src.errors import UserError
-from src.generation.engine import Decoding, Request
+from src.generation.engine import Decoding, EngineDown, Request
 from src.generation.transformers_engine import TransformersEngine
 from src.models.templates import Message, load_template
 
@@ -90,3 +94,62 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(loaded):
 def test_messages_without_a_template_are_refused(loaded):
     with pytest.raises(UserError, match="template"):
         list(TransformersEngine(*loaded).generate([Request("1", messages=[Message("user", "hi")])]))
+
+
+def test_weights_that_change_between_two_answers_change_the_second(loaded):
+    one = engine(loaded)
+    before = texts(one, prompts=PROMPTS[:1])
+    with one.paused() as model, torch.no_grad():
+        model.model.layers[3].mlp.down_proj.weight.neg_()
+    after = texts(one, prompts=PROMPTS[:1])
+    with one.paused() as model, torch.no_grad():
+        model.model.layers[3].mlp.down_proj.weight.neg_()
+    assert after != before == texts(one, prompts=PROMPTS[:1])
+
+
+def test_hidden_states_are_those_of_the_model_for_every_layer_and_token(loaded):
+    model, tokenizer = loaded
+    found = engine(loaded).inspect(PROMPTS[0])
+    with torch.no_grad():
+        output = model(tokenizer(PROMPTS[0], return_tensors="pt").input_ids, output_hidden_states=True)
+    assert found.hidden_states.shape == (31, len(found.ids), 576)
+    assert torch.equal(found.hidden_states, torch.stack(output.hidden_states)[:, 0])
+    assert found.logprobs[0] == 0 and (found.logprobs[1:] < 0).all()
+
+
+def test_beams_are_streamed_and_abandoned_like_any_answer(loaded):
+    one = engine(loaded)
+
+    async def ask() -> tuple[str, float]:
+        long = Request("long", prompt="Once upon", decoding=Decoding(max_new_tokens=2000, num_beams=2))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await anext(one.stream(long))
+        began = time.monotonic()
+        short = Request("short", prompt=PROMPTS[0], decoding=Decoding(max_new_tokens=4, num_beams=2))
+        events = [event async for event in one.stream(short)]
+        return "".join(event.text_delta for event in events), time.monotonic() - began
+
+    text, took = asyncio.run(ask())
+    assert text == texts(one, Decoding(max_new_tokens=4, num_beams=2), PROMPTS[:1])[PROMPTS[0]]
+    assert took < 60  # 2000 tokens take minutes
+    one.close()
+
+
+def test_beams_do_not_go_with_what_is_chosen_token_by_token():
+    for setting in ({"logprobs": 1}, {"presence_penalty": 1.0}, {"json_schema": {}}, {"logit_bias": {1: 1.0}}):
+        with pytest.raises(UserError, match="beam search does not go with"):
+            Decoding(num_beams=2, **setting)
+
+
+def test_a_closed_engine_ends_what_it_was_writing(loaded):
+    one = engine(loaded)
+
+    async def ask() -> None:
+        request = Request("1", prompt="Once", decoding=Decoding(max_new_tokens=2000, ignore_eos=True))
+        async for _ in one.stream(request):
+            one.close()
+
+    with pytest.raises(EngineDown):
+        asyncio.run(ask())
+    assert not one.is_ready()

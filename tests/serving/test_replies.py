@@ -15,11 +15,15 @@ import psutil
 import pytest
 from serving_live import in_thread
 
-from src.generation.engine import Decoding, Engine, Request
+from src.generation.engine import Decoding, Request
+from src.serving.access_log import Trace
 from src.serving.app import create_app
+from src.serving.asking import Asked
 from src.serving.gateway import Gateway
+from src.serving.replies import Reply
 from src.serving.served import ServedModel
 from src.serving.settings import Settings
+from src.serving.shapes import CompletionShape
 
 LONG = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 400, "ignore_eos": True}
 
@@ -168,7 +172,8 @@ def test_a_reader_that_takes_nothing_is_dropped_and_the_engine_stops(app_of: Any
         until(lambda: not gateway.jobs, 60)
         until(lambda: not connections(url), 10)  # what was sent lies in no buffer any more
         client.close()
-    assert [row["aborted"] for row in lines(tmp_path)] == ["slow_reader"]
+    # "client_gone" where the kernel cut the connection before our buffers were full
+    assert lines(tmp_path)[0]["aborted"] in ("slow_reader", "client_gone")
 
 
 def test_a_reader_that_is_slow_but_reads_is_not_dropped(app_of: Any, tmp_path: Path) -> None:
@@ -194,11 +199,22 @@ def test_a_key_pays_for_prompt_and_answer_even_when_it_leaves(app_of: Any) -> No
         until(lambda: httpx.post(url + "/v1/chat/completions", json=LONG).status_code == 429)
 
 
-def test_a_slow_reader_gets_fewer_and_larger_pieces_with_the_same_text(app_of: Any, tiny_engine: Engine) -> None:
-    import src.serving.replies as replies
+async def reply_to(app: Any, send: Any, tokens: int) -> Trace:
+    """A stream of so many tokens to a client whose side is ``send``."""
 
-    async def run(pause_s: float) -> tuple[int, str]:
-        app = app_of()
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    gateway: Gateway = app.state.gateway
+    request = Request("x", prompt="hi", decoding=Decoding(tokens, ignore_eos=True))
+    asked = Asked("cmpl-1", next(iter(gateway.models)), [request], stream=True)
+    trace = Trace("id", "POST", "/v1/completions", None)
+    await Reply(gateway, asked, CompletionShape(asked), trace, 1, 60, lambda: None)({}, receive, send)
+    return trace
+
+
+def test_a_slow_reader_gets_fewer_and_larger_pieces_with_the_same_text(app_of: Any) -> None:
+    def run(pause_s: float) -> tuple[int, str]:
         parts: list[bytes] = []
 
         async def send(message: Any) -> None:
@@ -206,25 +222,24 @@ def test_a_slow_reader_gets_fewer_and_larger_pieces_with_the_same_text(app_of: A
                 parts.append(message["body"])
                 await asyncio.sleep(pause_s)
 
-        async def receive() -> Any:
-            await asyncio.sleep(60)
-
-        from src.serving.access_log import Trace
-        from src.serving.asking import Asked
-        from src.serving.shapes import CompletionShape
-
-        gateway: Gateway = app.state.gateway
-        request = Request("x", prompt="hi", decoding=Decoding(120, ignore_eos=True))
-        asked = Asked("cmpl-1", next(iter(gateway.models)), [request], stream=True)
-        trace = Trace("id", "POST", "/v1/completions", None)
-        reply = replies.Reply(gateway, asked, CompletionShape(asked), trace, 1, 60, lambda: None)
-        await reply({}, receive, send)
+        asyncio.run(reply_to(app_of(), send, 120))
         chunks = [json.loads(line[6:]) for line in b"".join(parts).decode().split("\n\n") if line.startswith("data: {")]
         return len(chunks), "".join(chunk["choices"][0]["text"] for chunk in chunks)
 
-    fast, slow = asyncio.run(run(0)), asyncio.run(run(0.1))
+    fast, slow = run(0), run(0.1)
     assert fast[1] == slow[1]
     assert slow[0] < fast[0] / 2
+
+
+def test_a_client_that_takes_no_further_byte_is_given_up(app_of: Any) -> None:
+    async def stuck(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(60)
+
+    app = app_of(slow_reader_s=0.2)
+    trace = asyncio.run(asyncio.wait_for(reply_to(app, stuck, 400), 10))
+    assert trace.aborted == "slow_reader" and trace.completion_tokens < 400
+    assert not app.state.gateway.jobs
 
 
 def test_draining_refuses_what_comes_and_lets_what_runs_end(app_of: Any) -> None:

@@ -1,0 +1,44 @@
+"""Whether a text has run into a loop at its end, as language models do that say the same again and again.
+
+It works on words rather than on a model's tokens, so that it means the same for every model: a Chinese, Japanese or
+Korean character is a word, so is a run of other letters and digits, and a run of one punctuation mark (``====`` is one
+word). Blanks and line ends are none, so a loop of lines is a loop of the words in them.
+"""
+
+import re
+
+WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]"  # one character of Chinese, Japanese, Korean
+    r"|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]+"
+    r"|([^\w\s])\1*"
+)
+LEAST_WORDS = 40  # a shorter end is none: lists, closing tags and exclamations repeat for good reasons
+NEARLY_A_COPY = 20  # words of a third copy after which it counts, however long a copy is: two are a refrain
+
+
+def repeats_from(text: str) -> int | None:
+    """Where the text begins to repeat itself up to its end, as an index of its characters; None where it doesn't.
+
+    The text repeats if its last L words have a period p, each word being equal to the one p words before it, L is at
+    least 40, and after two whole copies of those p words a third has come, whole or to at least 20 words. The last word
+    may be cut off. The index is that of the second copy: what stands before it has been said once.
+    """
+    matches = list(WORD.finditer(text))
+    words = [match[0] for match in matches]
+    for some in (words, words[:-1]):
+        found = _loop(some)
+        if found is not None:
+            return matches[found].start()
+    return None
+
+
+def _loop(words: list[str]) -> int | None:
+    """The first word of a loop's second copy."""
+    count = len(words)
+    for period in range(1, (count - 1) // 2 + 1):
+        first = count  # of the words that are equal to the one a period before
+        while first > period and words[first - 1] == words[first - 1 - period]:
+            first -= 1
+        if count - first + period >= max(LEAST_WORDS, min(3 * period, 2 * period + NEARLY_A_COPY)):
+            return first
+    return None
