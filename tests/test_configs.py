@@ -25,6 +25,7 @@ NOT_OF_TRAINING = {
     "dedup",
     "executor",
     "decoding",
+    "engine",
     "prompt_template",
 }
 GROUPS = sorted({path.name for path in CONFIGS.iterdir() if path.is_dir()} - NOT_OF_TRAINING)

@@ -21,24 +21,28 @@ def repeats_from(text: str) -> int | None:
 
     The text repeats if its last L words have a period p, each word being equal to the one p words before it, L is at
     least 40, and after two whole copies of those p words a third has come, whole or to at least 20 words. The last word
-    may be cut off. The index is that of the second copy: what stands before it has been said once.
+    may be cut off. The index is that of the second copy, after the mark that closes the first: what stands before it
+    has been said once.
     """
     matches = list(WORD.finditer(text))
     words = [match[0] for match in matches]
-    for some in (words, words[:-1]):
-        found = _loop(some)
-        if found is not None:
-            return matches[found].start()
-    return None
-
-
-def _loop(words: list[str]) -> int | None:
-    """The first word of a loop's second copy."""
     count = len(words)
     for period in range(1, (count - 1) // 2 + 1):
-        first = count  # of the words that are equal to the one a period before
+        whole = count - 1 if _is_cut(words[-1], words[-1 - period]) else count
+        first = whole  # of the words that are equal to the one a period before
         while first > period and words[first - 1] == words[first - 1 - period]:
             first -= 1
-        if count - first + period >= max(LEAST_WORDS, min(3 * period, 2 * period + NEARLY_A_COPY)):
-            return first
+        if whole - first + period >= max(LEAST_WORDS, min(3 * period, 2 * period + NEARLY_A_COPY)):
+            while first + 1 < whole and _closes(text, matches[first].start()):
+                first += 1
+            return matches[first].start()
     return None
+
+
+def _closes(text: str, start: int) -> bool:
+    """Whether a mark stands right after a word, as a full stop does: it belongs to what was said before."""
+    return not text[start].isalnum() and not text[start - 1].isspace()
+
+
+def _is_cut(word: str, whole: str) -> bool:
+    return word != whole and whole.startswith(word)

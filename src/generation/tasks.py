@@ -1,19 +1,23 @@
-"""Requests out of files and built-in cases, and answers into files that a second run continues."""
+"""Requests out of files and built-in cases, and answers into files that a second run continues.
+
+``instruction[input]text`` in one string, as KnowLM's cases write it, is an instruction and the text it works on.
+"""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from src.errors import UserError
 from src.generation.engine import Decoding, Engine, Request
 from src.models.templates import Message, messages_from_record
 
 CASES = Path(__file__).parent / "cases"  # not in configs/: `cases` would then be a config group to Hydra
+INPUT_MARK = "[input]"
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,10 @@ def make_request(record: dict[str, Any], name: str, chat: bool, decoding: Decodi
         if not isinstance(record["prompt"], str) or not record["prompt"]:
             raise UserError(f"'prompt' of '{name}' is empty or not text")
         messages = [Message("user", record["prompt"])]
+        if chat and INPUT_MARK in record["prompt"]:
+            messages = messages_from_record(split_input({"instruction": record["prompt"]}, name))
     else:
-        messages = messages_from_record({key: value for key, value in record.items() if key != "output"})
+        messages = messages_from_record(split_input({k: v for k, v in record.items() if k != "output"}, name))
         messages = messages[:-1] if messages[-1].role == "assistant" else messages
     if not chat:
         if len(messages) != 1 or messages[0].role != "user":
@@ -48,6 +54,20 @@ def make_request(record: dict[str, Any], name: str, chat: bool, decoding: Decodi
     if system and messages[0].role != "system":
         messages = [Message("system", system), *messages]
     return Request(name, messages=messages, decoding=decoding)
+
+
+def split_input(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """The record with ``instruction[input]text`` taken apart; raises `UserError` where a half is missing or double."""
+    instruction = record.get("instruction")
+    if not isinstance(instruction, str) or INPUT_MARK not in instruction:
+        return record
+    before, _, after = instruction.partition(INPUT_MARK)
+    if not before.strip() or not after.strip() or record.get("input"):
+        raise UserError(
+            f"'{name}' has {INPUT_MARK} in its instruction: expected an instruction before it, the text it works on "
+            "after it, and no input beside it"
+        )
+    return {**record, "instruction": before.strip(), "input": after.strip()}
 
 
 def read_requests(path: str | Path, chat: bool, decoding: Decoding, system: str | None = None) -> list[Request]:
@@ -78,25 +98,62 @@ def _record(line: str, where: str) -> dict[str, Any]:
     return record
 
 
-def read_cases(name: str, decoding: Decoding, can_chat: bool, system: str | None = None) -> list[Request]:
-    """The requests of a built-in set or of a YAML file like it; their own decoding settings go over ``decoding``.
+@dataclass(frozen=True)
+class Case:
+    """One case of a set, with the decoding it runs with.
 
-    The smaller limit of tokens holds, and beams give way where ``decoding`` samples.
+    chat: it is an instruction, for the model's template where it has one.
+    without_effect: settings that KnowLM passed beside these and that did nothing, since it never sampled.
+    """
+
+    name: str
+    record: dict[str, Any]
+    decoding: Decoding
+    chat: bool
+    without_effect: dict[str, float]
+
+    def request(self, can_chat: bool, system: str | None = None) -> Request:
+        """The case as a request; without a template an instruction goes to the model as plain text."""
+        return make_request(self.record, self.name, self.chat and can_chat, self.decoding, system)
+
+
+def read_cases(name: str, decoding: Decoding, limit: int | None = None) -> list[Case]:
+    """The cases of a built-in set or of a YAML file like it; their own settings go over ``decoding``.
+
+    Beams give way where ``decoding`` samples. ``limit``: no case generates more tokens.
+
+    Raises:
+        UserError: there is no such set or file, or something in it is not known.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else CASES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in CASES.glob("*.yaml")))
         raise UserError(f"cases '{name}' do not exist: choose one of {known}, or give a YAML file")
-    content = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
-    requests = []
-    for case in content["cases"]:
-        settings = {**content.get("decoding", {}), **case.get("decoding", {})}
-        if decoding.do_sample:  # beams and sampling exclude each other, and the person asked for sampling
-            settings.pop("num_beams", None)
-        settings["max_new_tokens"] = min(settings.get("max_new_tokens", 2**31), decoding.max_new_tokens)
-        chat = bool(content.get("chat")) and can_chat
-        requests.append(make_request(case, case["name"], chat, replace(decoding, **settings), system))
-    return requests
+    try:
+        content = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+        cases = [_case(case, content, decoding, limit) for case in content["cases"]]
+    except (TypeError, KeyError, AttributeError, YAMLError) as error:
+        raise UserError(
+            f"cases '{name}' can't be read ({' '.join(str(error).split())}): expected a YAML file with cases, each with "
+            "name, prompt or instruction (and input), and decoding, as those in src/generation/cases/"
+        ) from error
+    if len({case.name for case in cases}) < len(cases):
+        raise UserError(f"cases '{name}' has two cases of one name: give each its own")
+    return cases
+
+
+def _case(case: dict[str, Any], content: dict[str, Any], decoding: Decoding, limit: int | None) -> Case:
+    settings = {**content.get("decoding", {}), **case.get("decoding", {})}
+    without_effect = {**content.get("without_effect", {}), **case.get("without_effect", {})}
+    if decoding.do_sample:  # beams and sampling exclude each other, and the person asked for sampling
+        settings.pop("num_beams", None)
+        without_effect = {}
+    if limit is not None:
+        settings["max_new_tokens"] = min(settings.get("max_new_tokens", limit), limit)
+    record = {key: value for key, value in case.items() if key in ("prompt", "instruction", "input", "messages")}
+    return Case(
+        str(case["name"]), record, replace(decoding, **settings), bool(content.get("chat")), dict(without_effect)
+    )
 
 
 def shown(request: Request) -> str:
@@ -147,13 +204,3 @@ def _present(file: Path) -> set[str]:
         ids.add(str(record["id"]))
     file.write_bytes(whole + b"\n" if whole else b"")
     return ids
-
-
-def as_markdown(title: str, results: Sequence[Answer]) -> str:
-    """Answers as a document: a heading, the prompt and the answer of each."""
-    parts = [f"# {title}"]
-    for answer in results:
-        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", answer.prompt + answer.text)), default=0))
-        parts.append(f"## {answer.id}\n\n{fence}\n{answer.prompt}\n{fence}\n\n{fence}\n{answer.text}\n{fence}")
-        parts.append(f"{answer.completion_tokens} tokens, ended by {answer.finish_reason}")
-    return "\n\n".join(parts) + "\n"

@@ -41,13 +41,15 @@ def ask_llama_cpp(
     if not llama_cpp_installed():
         raise UserError("llama.cpp is not installed (package xllamacpp): pip install -e '.[cpu]', or give verify=false")
     questions = {"prompts": prompts, "texts": texts, "new_tokens": new_tokens, "adapter": adapter and str(adapter)}
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}  # threads that spin crawl beside other work
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-m", "src.models.gguf_run", str(file)],
         input=json.dumps(questions),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        env=environment,
     )
     if done.returncode:
         lines = done.stderr.splitlines() or [f"exit status {done.returncode}"]
@@ -70,8 +72,7 @@ def main() -> None:
     params.port = 0
     params.verbosity = 1
     params.warmup = False
-    # its threads spin while they wait for each other, which is slow where other work needs the cores too
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 1) // 2)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
     # half-precision keys and values, the default, would hide small differences of the weights
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED

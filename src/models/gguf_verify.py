@@ -11,7 +11,6 @@ tokenizer).
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 # Mean divergence above which a file is worse than its type should be, from SmolLM2-135M, which is small and so suffers
 KL_LIMITS = {"f32": 1e-4, "f16": 1e-3, "bf16": 5e-3, "q8_0": 5e-3, "q6_k": 0.02, "q5": 0.2, "q4": 0.5}
@@ -100,8 +97,6 @@ def verify_gguf(file: Path, source: Path, file_type: str, numbers: bool = True) 
     except UserError:
         file.unlink(missing_ok=True)
         raise
-    for warning in found.warnings:
-        logger.warning("%s: %s", file.name, warning)
     write_json(file.with_name(file.name + ".json"), asdict(found))
     return found
 

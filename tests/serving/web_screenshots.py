@@ -1,0 +1,55 @@
+"""The pictures of docs/web.md: ``python tests/serving/web_screenshots.py http://127.0.0.1:8000``, with the page served
+there by ``python scripts/serve.py web=true``. Look at them before they are kept.
+"""
+
+import sys
+from pathlib import Path
+
+from web_browser import NARROW, Visitor, browser, find_chromium
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "images"
+
+
+def main(url: str) -> None:
+    executable = find_chromium()
+    if executable is None:
+        sys.exit("there is no chromium on the PATH")
+    with browser(executable) as chromium:
+        chat(Visitor(chromium, url).open())
+        compare(Visitor(chromium, url, color_scheme="dark").open("/ui/zh/"))
+        narrow(Visitor(chromium, url, viewport=NARROW, has_touch=True).open("/ui/zh/"))
+
+
+def chat(visitor: Visitor) -> None:
+    """A conversation with the parameters open."""
+    visitor.parameters(max_tokens=90, seed=3)
+    visitor.ask("Why is the sky blue? Answer in two sentences.")
+    visitor.ask("And at sunset?", wait=False)
+    visitor.grown(2)
+    visitor.page.screenshot(path=FOLDER / "web_chat.png")
+    visitor.finished()
+
+
+def compare(visitor: Visitor) -> None:
+    """The two models side by side, in Chinese and dark."""
+    visitor.preset("贪心")
+    visitor.parameters(max_tokens=60)
+    visitor.page.get_by_role("tab", name="对比").click()
+    visitor.page.fill("#compare-message textarea", "Write a long story about a fox and a river.")
+    visitor.page.click("#compare-run")
+    visitor.until(lambda: visitor.page.input_value("#right-output textarea"), "no answer")
+    visitor.finished("#compare-stop")
+    visitor.page.screenshot(path=FOLDER / "web_compare.png")
+
+
+def narrow(visitor: Visitor) -> None:
+    """A telephone."""
+    visitor.preset("贪心")
+    visitor.parameters(max_tokens=48)
+    visitor.page.click("#parameters > button")
+    visitor.ask("你好！请用一句话介绍北京。")
+    visitor.page.screenshot(path=FOLDER / "web_narrow.png")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
