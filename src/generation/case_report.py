@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -144,7 +143,9 @@ def described(result: CaseResult) -> str:
 def shown_settings(result: CaseResult) -> str:
     """The decoding of a case in words, and what KnowLM passed beside it."""
     names = {"num_beams": "beams", "max_new_tokens": "tokens at most"}
-    settings = ", ".join(f"{names.get(name, name.replace('_', ' '))} {value}" for name, value in result.settings.items())
+    settings = ", ".join(
+        f"{names.get(name, name.replace('_', ' '))} {value}" for name, value in result.settings.items()
+    )
     if not result.without_effect:
         return settings
     others = ", ".join(f"{name} {value}" for name, value in result.without_effect.items())

@@ -42,10 +42,8 @@ def make_request(record: dict[str, Any], name: str, chat: bool, decoding: Decodi
         if not isinstance(record["prompt"], str) or not record["prompt"]:
             raise UserError(f"'prompt' of '{name}' is empty or not text")
         messages = [Message("user", record["prompt"])]
-        if chat and INPUT_MARK in record["prompt"]:
-            messages = messages_from_record(split_input({"instruction": record["prompt"]}, name))
     else:
-        messages = messages_from_record(split_input({k: v for k, v in record.items() if k != "output"}, name))
+        messages = messages_from_record({key: value for key, value in record.items() if key != "output"})
         messages = messages[:-1] if messages[-1].role == "assistant" else messages
     if not chat:
         if len(messages) != 1 or messages[0].role != "user":
@@ -56,18 +54,17 @@ def make_request(record: dict[str, Any], name: str, chat: bool, decoding: Decodi
     return Request(name, messages=messages, decoding=decoding)
 
 
-def split_input(record: dict[str, Any], name: str) -> dict[str, Any]:
-    """The record with ``instruction[input]text`` taken apart; raises `UserError` where a half is missing or double."""
-    instruction = record.get("instruction")
-    if not isinstance(instruction, str) or INPUT_MARK not in instruction:
+def split_input(record: dict[str, Any], chat: bool) -> dict[str, Any]:
+    """A record in which ``instruction[input]text`` is taken apart, where text stands on both sides of the mark.
+
+    A prompt is taken apart too if it goes through a template; for a base model it is the text as it stands.
+    """
+    key = "instruction" if "instruction" in record else "prompt" if chat else ""
+    before, mark, after = str(record.get(key) or "").partition(INPUT_MARK)
+    if not mark or not before.strip() or not after.strip() or record.get("input"):
         return record
-    before, _, after = instruction.partition(INPUT_MARK)
-    if not before.strip() or not after.strip() or record.get("input"):
-        raise UserError(
-            f"'{name}' has {INPUT_MARK} in its instruction: expected an instruction before it, the text it works on "
-            "after it, and no input beside it"
-        )
-    return {**record, "instruction": before.strip(), "input": after.strip()}
+    rest = {name: value for name, value in record.items() if name != "prompt"}
+    return {**rest, "instruction": before.strip(), "input": after.strip()}
 
 
 def read_requests(path: str | Path, chat: bool, decoding: Decoding, system: str | None = None) -> list[Request]:
@@ -82,7 +79,8 @@ def read_requests(path: str | Path, chat: bool, decoding: Decoding, system: str 
     for number, line in lines:
         record = {"prompt": line.rstrip("\r")} if file.suffix == ".txt" else _record(line, f"{path}:{number}")
         try:
-            requests.append(make_request(record, str(record.get("id", number)), chat, decoding, system))
+            name = str(record.get("id", number))
+            requests.append(make_request(split_input(record, chat), name, chat, decoding, system))
         except UserError as error:
             raise UserError(f"{path}:{number}: {error}") from error
     return requests
@@ -114,7 +112,8 @@ class Case:
 
     def request(self, can_chat: bool, system: str | None = None) -> Request:
         """The case as a request; without a template an instruction goes to the model as plain text."""
-        return make_request(self.record, self.name, self.chat and can_chat, self.decoding, system)
+        chat = self.chat and can_chat
+        return make_request(split_input(self.record, chat), self.name, chat, self.decoding, system)
 
 
 def read_cases(name: str, decoding: Decoding, limit: int | None = None) -> list[Case]:
@@ -134,8 +133,8 @@ def read_cases(name: str, decoding: Decoding, limit: int | None = None) -> list[
         cases = [_case(case, content, decoding, limit) for case in content["cases"]]
     except (TypeError, KeyError, AttributeError, YAMLError) as error:
         raise UserError(
-            f"cases '{name}' can't be read ({' '.join(str(error).split())}): expected a YAML file with cases, each with "
-            "name, prompt or instruction (and input), and decoding, as those in src/generation/cases/"
+            f"cases '{name}' can't be read ({' '.join(str(error).split())}): expected a YAML file with cases, each "
+            "with name, prompt or instruction (and input), and decoding, as those in src/generation/cases/"
         ) from error
     if len({case.name for case in cases}) < len(cases):
         raise UserError(f"cases '{name}' has two cases of one name: give each its own")
@@ -151,9 +150,8 @@ def _case(case: dict[str, Any], content: dict[str, Any], decoding: Decoding, lim
     if limit is not None:
         settings["max_new_tokens"] = min(settings.get("max_new_tokens", limit), limit)
     record = {key: value for key, value in case.items() if key in ("prompt", "instruction", "input", "messages")}
-    return Case(
-        str(case["name"]), record, replace(decoding, **settings), bool(content.get("chat")), dict(without_effect)
-    )
+    chat = bool(content.get("chat"))
+    return Case(str(case["name"]), record, replace(decoding, **settings), chat, dict(sorted(without_effect.items())))
 
 
 def shown(request: Request) -> str:

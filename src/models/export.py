@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from src.errors import UserError
 from src.models.download import resolve
 from src.models.gguf import write_json
-from src.models.gguf_export import write_gguf
+from src.models.gguf_export import base_config, write_gguf
 from src.models.gguf_lora import write_adapter
 from src.models.gguf_quantize import check_file_type
 from src.models.gguf_verify import Verification, check_memory, verify_gguf
@@ -207,7 +207,7 @@ def export_gguf_adapter(spec: ModelSpec, file: str | Path, adapter_path: str | P
     """Write a LoRA adapter as a GGUF file that llama.cpp adds to its model as it loads it."""
     target = _gguf_target(file)
     with TemporaryDirectory(prefix=f".{target.stem}.", dir=target.parent) as scratch:
-        write_adapter(adapter_path, resolve(spec), Path(scratch) / target.name)
+        write_adapter(adapter_path, base_config(spec), Path(scratch) / target.name)
         (Path(scratch) / target.name).replace(target)
     return target
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from src.errors import UserError
 from src.models.download import _build, resolve
+from src.models.gguf import llama_config, metadata
 from src.models.gguf_architecture import Decoder, NotWrittenHereError
 from src.models.gguf_kquants import quantize_k
 from src.models.gguf_lora import write_adapter
@@ -31,6 +32,7 @@ from src.models.gguf_quantize import (
     K_TYPES,
     byte_shape,
     check_file_type,
+    open_gguf,
     quantized,
     requantize,
     tensor_type,
@@ -65,9 +67,9 @@ def gguf_file(spec: ModelSpec, file_type: str = "q8_0") -> Path:
         if given is None:
             raise UserError(f"model '{spec.name}' is no .gguf file: give one of {', '.join(FILE_TYPES)} as its type")
         return given
-    check_file_type(file_type)
     if given is not None and stored_type(given) == file_type:
         return given
+    check_file_type(file_type)
     if spec.kind == "config":
         raise UserError(
             f"model '{spec.name}' has random weights, others each time it is loaded: export it and give the folder"
@@ -94,13 +96,22 @@ def gguf_adapter(adapter_path: str | Path, spec: ModelSpec, cache_dir: str | Pat
     Raises:
         UserError: the adapter is of a kind that llama.cpp does not have (merge it first), or for another model.
     """
-    folder, base = Path(adapter_path).resolve(), resolve(spec)
+    folder, base = Path(adapter_path).resolve(), base_config(spec)
     check_adapter_folder(folder)
-    config = (base / "config.json").read_text(encoding="utf-8")
-    key = _digest([_identity(folder), config, EXPORTER_VERSION])
+    key = _digest([_identity(folder), base, EXPORTER_VERSION])
     name = f"{folder.name}.gguf"
     target = Path(cache_dir) / f"{folder.name}-adapter-{key}"
     return _build(target, lambda work: write_adapter(folder, base, work / name)) / name
+
+
+def base_config(spec: ModelSpec) -> dict[str, Any]:
+    """What a model's ``config.json`` says; of a Llama in a GGUF file without converting its weights."""
+    if spec.kind == "gguf" and spec.path:
+        reader = open_gguf(Path(spec.path))
+        if metadata(reader, "general.architecture") == "llama":
+            return llama_config(reader)
+    config: dict[str, Any] = json.loads((resolve(spec) / "config.json").read_text(encoding="utf-8"))
+    return config
 
 
 def write_gguf(source: str | Path, file: Path, file_type: str = "q8_0", about: dict[str, str] | None = None) -> None:

@@ -28,7 +28,7 @@ PLAIN = {
     "lora_bias": (False,),
     "fan_in_fan_out": (False,),
     "modules_to_save": ([],),
-    "trainable_token_indices": ([],),
+    "trainable_token_indices": ([], {}),
     "target_parameters": ([],),
     "layer_replication": ([],),
     "alora_invocation_tokens": ([],),
@@ -44,8 +44,8 @@ PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 PAIR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
 
 
-def write_adapter(adapter_path: str | Path, base: str | Path, file: Path) -> None:
-    """Write the adapter of a PEFT folder for the model of the Hugging Face folder `base`.
+def write_adapter(adapter_path: str | Path, base: dict[str, Any], file: Path) -> None:
+    """Write the adapter of a PEFT folder for the model whose ``config.json`` is `base`.
 
     Raises:
         UserError: the adapter is of a kind that llama.cpp does not have, or does not fit the model.
@@ -56,7 +56,7 @@ def write_adapter(adapter_path: str | Path, base: str | Path, file: Path) -> Non
     check_adapter_folder(folder)
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     _check_plain(folder, settings)
-    decoder = Decoder(json.loads((Path(base) / "config.json").read_text(encoding="utf-8")), base)
+    decoder = Decoder(base, "the model")
     scaling = _scaling(settings, settings["r"], settings["lora_alpha"])
     alpha = scaling * settings["r"]
     if not alpha:

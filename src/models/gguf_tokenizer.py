@@ -93,7 +93,7 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary, folder: str | Path) -> N
     if not byte_level:
         writer.add_token_scores(vocabulary.scores)
     special = gguf.SpecialVocab(folder, load_merges=byte_level, n_vocab=len(vocabulary.tokens))
-    ids = {**special.special_token_ids, **vocabulary.ids}
+    ids = {**special.special_token_ids, **vocabulary.ids, **_named_ids(Path(folder), vocabulary.tokens)}
     special.special_token_ids = ids
     _settle_ends(vocabulary, special.add_special_token, ids, Path(folder))
     special.add_special_token = {"bos": vocabulary.adds_bos, "eos": vocabulary.adds_eos}
@@ -230,6 +230,17 @@ def _adds_blank(description: dict[str, Any]) -> bool:
         part.get("prepend") == BLANK or (part.get("type") == "Metaspace" and part.get("prepend_scheme") != "never")
         for part in parts
     )
+
+
+def _named_ids(folder: Path, tokens: list[str]) -> dict[str, int]:
+    """Ids of the special tokens that the tokenizer's settings name; they go before those of a SentencePiece model."""
+    settings, ids = _settings(folder), {}
+    for role in ("bos", "eos", "unk", "pad"):
+        token = settings.get(f"{role}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if token and token in tokens:
+            ids[role] = tokens.index(token)
+    return ids
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def verification_table(found: Verification) -> Table:
         table.add_row("mean KL", f"{numbers.kl:.5f} over {numbers.tokens} tokens")
         table.add_row("same likeliest token", f"{numbers.top1:.1%}")
     if (run := found.llama_cpp) is not None:
-        table.add_row("llama.cpp agrees", f"{run.agreed} of {run.tokens} greedy tokens, log p within {run.gap:.4f}")
+        table.add_row("llama.cpp agrees", f"{run.agreed} of {run.tokens} greedy tokens, log p {run.gap:.4f} apart")
         table.add_row("llama.cpp cuts alike", f"{run.texts_equal} of {run.texts} texts")
     for warning in found.warnings:
         table.add_row("[yellow]warning", warning)

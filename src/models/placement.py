@@ -154,7 +154,8 @@ def place(
     """
     limits = device_limits(allocation, device)
     model = model_on_meta(spec)
-    context = allocation.context or int(getattr(model.config, "max_position_embeddings", 0) or 2048)
+    most = int(getattr(model.config, "max_position_embeddings", 0) or 2048)
+    context = min(allocation.context or most, most)
     on_cpu = not any(isinstance(name, int) for name in limits)
     parts = parts_of(model, dtype, quantization, allocation.rows * context, on_cpu)
     how = (
@@ -188,6 +189,8 @@ def device_limits(allocation: Allocation, device: str = "cpu") -> dict[Device, i
         if device.startswith("cuda"):
             index = int(device.partition(":")[2] or 0)
             limits[index] = int(free_gpu_bytes(index) * FREE_SHARE)
+        elif device != "cpu":
+            limits[device] = int(free_host_bytes() * FREE_SHARE)  # mps has no memory of its own
     elif gpus == "auto":
         limits |= {index: int(free_gpu_bytes(index) * FREE_SHARE) for index in range(there)}
     else:

@@ -342,6 +342,9 @@ def _read_manifest(diff: Path) -> dict[str, Any]:
         if manifest["format"] != FORMAT:
             raise UserError(f"'{diff}' has format {manifest['format']}, and this version reads {FORMAT}: update it")
         manifest["shards"][0]["tensors"][0]["sha256"]
+        names = [shard[key] for shard in manifest["shards"] for key in ("file", "difference")] + [*manifest["files"]]
+        if outside := [name for name in names if Path(name).name != name or name.startswith(".")]:
+            raise ValueError(f"{outside[0]!r} is no plain file name")
     except (ValueError, KeyError, IndexError, TypeError) as error:
         if isinstance(error, UserError):
             raise

@@ -86,7 +86,7 @@ def _answer(request: Request, error: ApiError) -> Response:
     trace = request.scope.get("trace")
     if trace is not None:
         trace.error = error.code
-    return error_response(error, request.url.path)
+    return error_response(error, request.scope["path"])
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -96,7 +96,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    path = request.url.path[:100]
+    path = request.scope["path"][:100]
     words = {
         404: f"there is no {path} here: see /openapi.json for what there is",
         405: f"{path} does not take {request.method}",

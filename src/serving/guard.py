@@ -14,7 +14,7 @@ from typing import Any
 from src.serving.access_log import Trace
 from src.serving.errors import ApiError, api_error
 from src.serving.gateway import Gateway, draining
-from src.serving.replies import Message, Receive, Send, error_response
+from src.serving.replies import CLIENT_GONE, Message, Receive, Send, error_response
 from src.serving.settings import on_loopback
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class Guard:
             await self.app(scope, receive, send)
         except ApiError as error:
             trace.error = error.code
+            trace.aborted = CLIENT_GONE if error.code == CLIENT_GONE else None
             await error_response(error, path)(scope, receive, send)
         except asyncio.CancelledError:
             if not self.gateway.draining:
@@ -123,10 +124,12 @@ class Guard:
             async with asyncio.timeout(self.settings.body_timeout_s):
                 while True:
                     message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ApiError(400, "the connection ended before the body did", code=CLIENT_GONE)
                     body += message.get("body", b"")
                     if len(body) > self.settings.max_body_bytes:
                         raise self._too_large()
-                    if not message.get("more_body", False):  # the end of it, or of the connection
+                    if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
             seconds = self.settings.body_timeout_s
@@ -143,7 +146,7 @@ class Guard:
             metrics.aborted.labels(trace.aborted).inc()
         elif trace.error is not None:
             metrics.rejected.labels(trace.error).inc()
-        if trace.aborted == "client_gone":
+        if trace.aborted == CLIENT_GONE:
             trace.status = 499  # nobody saw the other one
         metrics.requests.labels(trace.route, str(trace.status)).inc()
         metrics.seconds.labels(trace.route).observe(trace.seconds)

@@ -19,13 +19,14 @@ from src.serving.asking import Asked
 from src.serving.errors import ApiError
 from src.serving.gateway import Gateway
 from src.serving.job import Job
-from src.serving.shapes import Answer, Shape, joined, knowlm_body
+from src.serving.shapes import Answer, Shape, joined, knowlm_body, usage
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 KNOWLM_PATH = "/generate"  # its errors have KnowLM's shape
+CLIENT_GONE = "client_gone"  # in logs and metrics
 PING = b": still in line\n\n"
 DONE = b"data: [DONE]\n\n"
 JSON_HEADERS = {"Content-Type": "application/json"}
@@ -109,7 +110,8 @@ class Reply(Response):
         self._inter_token = gateway.metrics.inter_token.labels(model)
         self._latest = [0.0] * len(self.answers)
         self.job: Job = gateway.job(asked, trace, deadline_s)
-        gateway.metrics.prompt_tokens.labels(model).inc(prompt_tokens)
+        self._prompt_tokens = gateway.metrics.prompt_tokens.labels(model)
+        self._prompt_tokens.inc(prompt_tokens)
         trace.prompt_tokens = prompt_tokens
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # type: ignore[override]
@@ -125,6 +127,9 @@ class Reply(Response):
             work.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
             self.gateway.done(self.job)
+            if not self.trace.prompt_tokens:  # known only now, where another server counts
+                self.trace.prompt_tokens = usage(self.answers, self.asked.n)["prompt_tokens"]
+                self._prompt_tokens.inc(self.trace.prompt_tokens)
             self.done()
             self.trace.finish_reasons = [answer.finish_reason for answer in self.answers if answer.finish_reason]
 
@@ -134,7 +139,7 @@ class Reply(Response):
         while True:
             over, _ = await asyncio.wait((work, gone), timeout=most / 4, return_when=asyncio.FIRST_COMPLETED)
             if over:
-                return self.trace.aborted if work in over else "client_gone"
+                return self.trace.aborted if work in over else CLIENT_GONE
             if wire.stuck_s > most:
                 return "slow_reader"
 

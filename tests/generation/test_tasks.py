@@ -6,7 +6,7 @@ import pytest
 
 from src.errors import UserError
 from src.generation.engine import Decoding, Event, Request
-from src.generation.tasks import Answer, as_markdown, read_cases, read_requests, run_to_file
+from src.generation.tasks import CASES, read_cases, read_requests, run_to_file, split_input
 from src.models.templates import Message
 
 
@@ -49,19 +49,93 @@ def test_a_second_run_only_generates_what_is_missing(tmp_path):
     assert len(done) == 3
 
 
-@pytest.mark.parametrize("name", ["pretraining", "extraction", "general"])
-def test_the_built_in_cases_read_with_every_kind_of_decoding(name):
-    for decoding in (Decoding(), Decoding(do_sample=True, temperature=0.7)):
-        requests = read_cases(name, decoding, can_chat=True)
-        assert len({request.id for request in requests}) == len(requests) >= 6
-        assert all((request.messages is None) == (name == "pretraining") for request in requests)
+SETS = ["pretraining", "extraction", "general"]
+# beams, repetition penalty and the temperature that had no effect, of each case of KnowLM's README in its order
+GENERAL = [(3, 1.3, 0.1), (4, 1.3, 0.2), (4, 1.1, 0.5), (2, 1.5, 0.4), *[(4, 1.3, 0.2)] * 3, (3, 1.0, 0.1)]
+EXTRACTION = [(4, 1.3, 0.2), (2, 1.3, 0.4), (4, 1.3, 0.2), (4, 1.3, 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("pretraining", [(3, 1.6, 0.3)] * 18), ("general", GENERAL), ("extraction", EXTRACTION)],
+)
+def test_the_built_in_cases_have_the_decoding_of_knowlm(name, expected):
+    cases = read_cases(name, Decoding())
+    found = [(case.decoding.num_beams, case.decoding.repetition_penalty) for case in cases]
+    assert found == [(beams, penalty) for beams, penalty, _ in expected]
+    assert [case.without_effect["temperature"] for case in cases] == [temperature for *_, temperature in expected]
+    for case in cases:
+        assert case.decoding.max_new_tokens == 512 and not case.decoding.do_sample
+        assert (case.without_effect["top_p"], case.without_effect["top_k"]) == (0.75, 40)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_built_in_cases_are_requests_with_and_without_a_template(name):
+    cases = read_cases(name, Decoding())
+    for case in cases:
+        assert (case.request(can_chat=True).messages is None) == (name == "pretraining")
+        assert case.request(can_chat=False).prompt
+        assert "[input]" not in case.request(can_chat=True, system="S").__repr__()
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_sampling_takes_the_place_of_beams_and_a_limit_that_was_given_holds(name):
+    cases = read_cases(name, Decoding(do_sample=True, temperature=0.7), limit=20)
+    assert all(case.decoding.do_sample and case.decoding.num_beams == 1 for case in cases)
+    assert all(case.decoding.max_new_tokens == 20 and not case.without_effect for case in cases)
+    assert all(case.decoding.max_new_tokens == 512 for case in read_cases(name, Decoding(), limit=1000))
 
 
 def test_unknown_cases_name_the_known_ones():
     with pytest.raises(UserError, match="extraction, general, pretraining"):
-        read_cases("extrction", Decoding(), True)
+        read_cases("extrction", Decoding())
 
 
-def test_markdown_keeps_answers_that_hold_fences():
-    text = as_markdown("T", [Answer("a", "q", "```py\nx\n```", "stop", 1, 2)])
-    assert "````\n```py\nx\n```\n````" in text
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "cases: [{prompt: x}]",
+        "cases: x",
+        "cases: [{name: a, prompt: x, decoding: {beams: 3}}]",
+        "cases: [{name: a, prompt: x",
+        "cases: [{name: a, prompt: x}, {name: a, prompt: y}]",
+    ],
+)
+def test_a_case_file_that_is_none_is_a_sentence(tmp_path, content):
+    (tmp_path / "c.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"c\.yaml"):
+        read_cases(str(tmp_path / "c.yaml"), Decoding())
+
+
+def test_an_instruction_and_its_text_may_stand_in_one_string():
+    both = {"instruction": "Find the names.", "input": "Anna met Boris."}
+    assert split_input({"instruction": "Find the names.[input]Anna met Boris."}, chat=True) == both
+    assert split_input({"prompt": "Find the names. [input] Anna met Boris."}, chat=True) == both
+
+
+@pytest.mark.parametrize(
+    ("record", "chat"),
+    [
+        ({"prompt": "a[input]b"}, False),
+        ({"prompt": "[input] is a mark"}, True),
+        ({"instruction": "a[input]b", "input": "c"}, True),
+        ({"messages": [{"role": "user", "content": "a[input]b"}]}, True),
+    ],
+)
+def test_the_mark_is_text_for_a_base_model_and_where_a_half_is_missing_or_there_is_an_input(record, chat):
+    assert split_input(record, chat) == record
+
+
+def test_prompt_files_may_have_both_in_one_string(tmp_path):
+    (tmp_path / "p.txt").write_text("找出人物。[input]安娜来了。\n", encoding="utf-8")
+    (request,) = read_requests(tmp_path / "p.txt", chat=True, decoding=Decoding())
+    assert request.messages == [Message("user", "找出人物。", "安娜来了。")]
+    (request,) = read_requests(tmp_path / "p.txt", chat=False, decoding=Decoding())
+    assert request.prompt == "找出人物。[input]安娜来了。"
+
+
+def test_every_case_file_says_how_it_is_run():
+    assert sorted(path.stem for path in CASES.glob("*.yaml")) == sorted(SETS)
+    for path in CASES.glob("*.yaml"):
+        assert f"cases={path.stem}" in path.read_text(encoding="utf-8").partition("cases:")[0]

@@ -38,6 +38,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_decoder(root / "model", write_byte_tokenizer(root / "tokenizer"))
 
 
+def config_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
 def tuned(base: Path, folder: Path, **settings: Any) -> torch.nn.Module:
     """A model with a random adapter on it, which is saved as a PEFT folder."""
     torch.manual_seed(1)
@@ -54,7 +58,7 @@ def tuned(base: Path, folder: Path, **settings: Any) -> torch.nn.Module:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_pairs_multiply_to_pefts_change(base: Path, tmp_path: Path, kind: str) -> None:
     model = tuned(base, tmp_path / "adapter", **KINDS[kind])
-    write_adapter(tmp_path / "adapter", base, tmp_path / "a.gguf")
+    write_adapter(tmp_path / "adapter", config_of(base), tmp_path / "a.gguf")
     reader = open_gguf(tmp_path / "a.gguf")
     alpha = reader.fields["adapter.lora.alpha"].contents()
     pairs = {tensor.name: tensor.data for tensor in reader.tensors}
@@ -68,7 +72,7 @@ def test_the_pairs_multiply_to_pefts_change(base: Path, tmp_path: Path, kind: st
 
 def test_the_file_says_that_it_is_an_adapter(base: Path, tmp_path: Path) -> None:
     tuned(base, tmp_path / "adapter")
-    write_adapter(tmp_path / "adapter", base, tmp_path / "a.gguf")
+    write_adapter(tmp_path / "adapter", config_of(base), tmp_path / "a.gguf")
     fields = open_gguf(tmp_path / "a.gguf").fields
     names = ("general.type", "adapter.type", "general.architecture")
     assert [fields[name].contents() for name in names] == ["adapter", "lora", "llama"]
@@ -88,27 +92,22 @@ def test_the_file_says_that_it_is_an_adapter(base: Path, tmp_path: Path) -> None
 def test_what_llama_cpp_cannot_do_says_merge_first(base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     tuned(base, tmp_path / "adapter", **settings)
     with pytest.raises(UserError, match=r"merge it|leave it out"):
-        write_adapter(tmp_path / "adapter", base, tmp_path / "a.gguf")
+        write_adapter(tmp_path / "adapter", config_of(base), tmp_path / "a.gguf")
 
 
 def test_an_adapter_of_a_tied_head_says_merge_first(base: Path, tmp_path: Path) -> None:
     tuned(base, tmp_path / "adapter", target_modules=["lm_head"])
-    write_adapter(tmp_path / "adapter", base, tmp_path / "a.gguf")
-    tied = tmp_path / "tied"
-    tied.mkdir()
-    config = json.loads((base / "config.json").read_text())
-    (tied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    write_adapter(tmp_path / "adapter", config_of(base), tmp_path / "a.gguf")
+    tied = {**config_of(base), "tie_word_embeddings": True}
     with pytest.raises(UserError, match=r"lm_head\.lora_A\.weight, which llama\.cpp's adapters can't do"):
         write_adapter(tmp_path / "adapter", tied, tmp_path / "a.gguf")
 
 
 def test_an_adapter_of_another_model_names_the_layer(base: Path, tmp_path: Path) -> None:
     tuned(base, tmp_path / "adapter")
-    config = json.loads((base / "config.json").read_text())
-    (tmp_path / "wider").mkdir()
-    (tmp_path / "wider" / "config.json").write_text(json.dumps({**config, "intermediate_size": 128}))
+    wider = {**config_of(base), "intermediate_size": 128}
     with pytest.raises(UserError, match=r"does not fit the model at model\.layers\.0\.mlp"):
-        write_adapter(tmp_path / "adapter", tmp_path / "wider", tmp_path / "a.gguf")
+        write_adapter(tmp_path / "adapter", wider, tmp_path / "a.gguf")
 
 
 def test_an_adapter_is_converted_once(base: Path, tmp_path: Path) -> None:
@@ -121,12 +120,22 @@ def test_an_adapter_is_converted_once(base: Path, tmp_path: Path) -> None:
         gguf_adapter(base, spec, tmp_path / "cache")
 
 
+def test_an_adapter_fits_a_model_that_is_a_gguf_file_itself(base: Path, tmp_path: Path) -> None:
+    tuned(base, tmp_path / "adapter")
+    write_gguf(base, tmp_path / "m.gguf", "q8_0")
+    spec = ModelSpec(path=str(tmp_path / "m.gguf"), cache_dir=str(tmp_path / "cache"))
+    theirs = gguf_adapter(tmp_path / "adapter", ModelSpec(path=str(base)), tmp_path / "other")
+    ours = gguf_adapter(tmp_path / "adapter", spec, tmp_path / "cache")
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir() if path.is_dir()] == ["adapter"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_llama_cpp_with_the_adapter_computes_what_peft_does(base: Path, tmp_path: Path, kind: str) -> None:
     model = tuned(base, tmp_path / "adapter", **KINDS[kind])
     write_gguf(base, tmp_path / "m.gguf", "f32")
-    write_adapter(tmp_path / "adapter", base, tmp_path / "a.gguf")
+    write_adapter(tmp_path / "adapter", config_of(base), tmp_path / "a.gguf")
     prompt = [5, 60, 7, 200, 11, 12]
     plain = ask_llama_cpp(tmp_path / "m.gguf", [prompt], [], 8)["continuations"][0]
     answer = ask_llama_cpp(tmp_path / "m.gguf", [prompt], [], 8, adapter=tmp_path / "a.gguf")["continuations"][0]

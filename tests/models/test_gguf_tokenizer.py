@@ -116,6 +116,18 @@ def test_special_tokens_and_chat_template_are_in_the_file(tmp_path: Path) -> Non
     assert (found["ggml.add_bos_token"], found["ggml.add_eos_token"]) == (False, False)
 
 
+def test_the_settings_name_the_end_token_before_the_sentencepiece_model(pieces: Path, tmp_path: Path) -> None:
+    folder = write_decoder(tmp_path / "m", pieces, vocab_size=700)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    added = {"650": {"content": "<|im_end|>", "special": True}}
+    settings |= {"eos_token": "<|im_end|>", "bos_token": "", "added_tokens_decoder": added}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    write_gguf(folder, tmp_path / "m.gguf", "q8_0")
+    fields = open_gguf(tmp_path / "m.gguf").fields
+    assert [fields[f"tokenizer.ggml.{role}_token_id"].contents() for role in ("bos", "eos")] == [1, 650]
+    assert fields["tokenizer.ggml.add_bos_token"].contents() is True
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", ["tokenizer.model", "tokenizer.json", "both"])
 def test_llama_cpp_cuts_like_a_sentencepiece_tokenizer(pieces: Path, tmp_path: Path, kept: str) -> None:

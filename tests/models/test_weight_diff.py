@@ -228,6 +228,19 @@ def test_what_is_no_difference_is_a_sentence(raw: Path, tmp_path: Path) -> None:
         recover(raw, tmp_path / "empty", tmp_path / "back")
 
 
+@pytest.mark.parametrize("name", ["../stolen.json", "/tmp/stolen.json", ".bashrc", "a/b"])
+def test_a_difference_cannot_name_files_outside_of_its_folder(
+    raw: Path, tuned: Path, tmp_path: Path, name: str
+) -> None:
+    make_diff(raw, tuned, tmp_path / "diff")
+    manifest = tmp_path / "diff" / "weight_diff.json"
+    content = json.loads(manifest.read_text())
+    content["files"][name] = content["files"].pop("config.json")
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is no plain file name"):
+        recover(raw, tmp_path / "diff", tmp_path / "back")
+
+
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_folder_and_goes_on_by_shards(tmp_path: Path) -> None:
     shards = [{f"w{n}": random(1500, 1500, dtype=torch.float32, seed=n)} for n in range(12)]

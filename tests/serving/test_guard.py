@@ -110,6 +110,17 @@ def test_a_body_that_does_not_come_is_a_408(locked: tuple[str, Path]) -> None:
     assert b" 408 " in answer.split(b"\r\n")[0]
 
 
+def test_a_client_that_leaves_before_its_body_is_out_is_logged_as_gone(locked: tuple[str, Path]) -> None:
+    host, port = locked[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        head = f"POST /tokenize HTTP/1.1\r\nHost: {host}\r\nX-Api-Key: {ALICE[0]}\r\nX-Request-Id: half-1\r\n"
+        client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{{".encode())
+    while "half-1" not in locked[1].read_text():
+        time.sleep(0.01)
+    line = next(row for row in map(json.loads, locked[1].open()) if row["request_id"] == "half-1")
+    assert (line["status"], line["aborted"]) == (499, "client_gone")
+
+
 def test_a_request_id_is_given_back_and_an_odd_one_replaced(locked: tuple[str, Path]) -> None:
     url, _ = locked
     assert httpx.get(url + "/health", headers={"x-request-id": "my.id-1"}).headers["x-request-id"] == "my.id-1"

@@ -7,7 +7,9 @@ a key. Answers are short, because only the page is tested.
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -66,6 +68,11 @@ def visitor(chromium: Browser, server: Command) -> Iterator[Visitor]:
 def broken_off(server: Command) -> int:
     """How many requests the server has broken off because their client went away."""
     return sum(line["status"] == 499 for line in server.lines())
+
+
+def began(line: dict[str, Any]) -> float:
+    """When a request of the access log came, in seconds; its time is that of its end, to the second."""
+    return datetime.fromisoformat(line["time"]).timestamp() - line["seconds"]
 
 
 def ends_early(server: Command, visitor: Visitor, before: int) -> None:
@@ -202,7 +209,7 @@ def test_what_the_engine_can_not_do_is_left_out_and_said(visitor: Visitor) -> No
     visitor.until(lambda: "6 tokens in" in visitor.text("#complete-note"), "no continuation")
 
 
-def test_two_models_answer_side_by_side_at_once(visitor: Visitor) -> None:
+def test_two_models_answer_side_by_side_at_once(visitor: Visitor, server: Command) -> None:
     visitor.preset("Greedy")
     visitor.parameters(max_tokens=60)
     visitor.page.get_by_role("tab", name="Compare").click()
@@ -213,6 +220,8 @@ def test_two_models_answer_side_by_side_at_once(visitor: Visitor) -> None:
     left, right = (lambda side=side: visitor.page.input_value(f"#{side}-output textarea") for side in ("left", "right"))
     visitor.until(lambda: left() and right() and visitor.page.is_visible("#compare-stop"), "they did not run together")
     visitor.finished("#compare-stop")
+    first, second = [line for line in server.lines() if line["path"] == "/v1/chat/completions"][-2:]
+    assert abs(began(first) - began(second)) < min(first["seconds"], second["seconds"])  # both were asked at once
     assert left() != right() and "60 tokens" in visitor.text("#left-note") and "tokens" in visitor.text("#right-note")
 
 

@@ -29,7 +29,11 @@ def asked_for() -> set[str]:
     asked = set(re.findall(r"texts\(\s*[\"'](\w+)[\"']", code)) | set(re.findall(r'remark="(\w+)"', code))
     asked |= {f"{control}{end}" for control in CONTROLS for end in ("", "_info")}
     asked |= {f"{kind}_{preset.name}" for preset in load_presets() for kind in ("preset", "about")}
-    return asked | {f"finish_{reason}" for reason in ("stop", "length")} | {"compare_left", "compare_right"}
+    return (
+        asked
+        | {f"finish_{reason}" for reason in ("stop", "length")}
+        | {"compare_left", "compare_right", "note_waiting"}
+    )
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

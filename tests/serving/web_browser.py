@@ -67,7 +67,12 @@ class Visitor:
         if self.key:
             self.page.fill("#key input", self.key)
             self.page.press("#key input", "Enter")
-            self.until(lambda: self.page.input_value("#model input") != "", "no models came")
+            self.with_models()
+
+    def with_models(self) -> "Visitor":
+        """Until there is a model to ask."""
+        self.until(lambda: self.page.input_value("#model input") != "", "no models came")
+        return self
 
     def until(self, condition: Callable[[], Any], failure: str, seconds: float = PATIENCE_S) -> Any:
         """Wait for something to be true; gives what it was."""

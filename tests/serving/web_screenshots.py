@@ -1,5 +1,6 @@
 """The pictures of docs/web.md: ``python tests/serving/web_screenshots.py http://127.0.0.1:8000``, with the page served
-there by ``python scripts/serve.py web=true``. Look at them before they are kept.
+there by ``python scripts/serve.py web=true adapters='{tuned: FOLDER}'`` with the adapter that the demo tunes. Look at
+them before they are kept.
 """
 
 import sys
@@ -15,9 +16,9 @@ def main(url: str) -> None:
     if executable is None:
         sys.exit("there is no chromium on the PATH")
     with browser(executable) as chromium:
-        chat(Visitor(chromium, url).open())
-        compare(Visitor(chromium, url, color_scheme="dark").open("/ui/zh/"))
-        narrow(Visitor(chromium, url, viewport=NARROW, has_touch=True).open("/ui/zh/"))
+        chat(Visitor(chromium, url).open().with_models())
+        compare(Visitor(chromium, url, color_scheme="dark").open("/ui/zh/").with_models())
+        narrow(Visitor(chromium, url, viewport=NARROW, has_touch=True).open("/ui/zh/").with_models())
 
 
 def chat(visitor: Visitor) -> None:
@@ -26,20 +27,20 @@ def chat(visitor: Visitor) -> None:
     visitor.ask("Why is the sky blue? Answer in two sentences.")
     visitor.ask("And at sunset?", wait=False)
     visitor.grown(2)
-    visitor.page.screenshot(path=FOLDER / "web_chat.png")
+    shoot(visitor, "web_chat.png")
     visitor.finished()
 
 
 def compare(visitor: Visitor) -> None:
     """The two models side by side, in Chinese and dark."""
     visitor.preset("贪心")
-    visitor.parameters(max_tokens=60)
+    visitor.parameters(max_tokens=40)
     visitor.page.get_by_role("tab", name="对比").click()
-    visitor.page.fill("#compare-message textarea", "Write a long story about a fox and a river.")
+    visitor.page.fill("#compare-message textarea", "抽取三元组(头,关系,尾)：创始人、位于\n何明光创立的立光电机位于长田市。")
     visitor.page.click("#compare-run")
     visitor.until(lambda: visitor.page.input_value("#right-output textarea"), "no answer")
     visitor.finished("#compare-stop")
-    visitor.page.screenshot(path=FOLDER / "web_compare.png")
+    shoot(visitor, "web_compare.png")
 
 
 def narrow(visitor: Visitor) -> None:
@@ -48,7 +49,13 @@ def narrow(visitor: Visitor) -> None:
     visitor.parameters(max_tokens=48)
     visitor.page.click("#parameters > button")
     visitor.ask("你好！请用一句话介绍北京。")
-    visitor.page.screenshot(path=FOLDER / "web_narrow.png")
+    shoot(visitor, "web_narrow.png")
+
+
+def shoot(visitor: Visitor, name: str) -> None:
+    """The page from its top."""
+    visitor.page.evaluate("window.scrollTo(0, 0)")
+    visitor.page.screenshot(path=FOLDER / name)
 
 
 if __name__ == "__main__":

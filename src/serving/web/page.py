@@ -68,7 +68,6 @@ def mount(app: "FastAPI", base_url: str) -> None:
             enable_monitoring=False,
             app_kwargs={"middleware": [Middleware(PageGuard)]},
             theme=theme(),
-            css_paths=FOLDER / "page.css",
             head=head(language),
         )
 
@@ -124,10 +123,11 @@ def theme() -> "Base":
 
 
 def head(language: str) -> str:
-    """What goes into the page's head: its keys, and the language of Gradio's own words."""
+    """What goes into the page's head: looks (Gradio's `css` reaches inner parts only), keys, the language of Gradio."""
+    looks, keys = ((FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     code = "zh-CN" if language == "zh" else language
     own = f'Object.defineProperty(navigator, "language", {{ get: () => "{code}" }});'
-    return f"<script>{own}\n{(FOLDER / 'page.js').read_text(encoding='utf-8')}</script>"
+    return f"<style>{looks}</style>\n<script>{own}\n{keys}</script>"
 
 
 def _top(language: str) -> str:
@@ -135,8 +135,8 @@ def _top(language: str) -> str:
     (other,) = set(LANGUAGES) - {language}
     link = "zh/" if other == "zh" else "../"
     return (
-        f'<h1>{texts("title")}</h1><a id="other-language" href="{link}" lang="{other}" '
-        f'title="{texts("other_language_hint")}">{texts("other_language")}</a>'
+        f'<div class="top"><h1>{texts("title")}</h1><a id="other-language" href="{link}" lang="{other}" '
+        f'title="{texts("other_language_hint")}">{texts("other_language")}</a></div>'
     )
 
 

@@ -111,7 +111,7 @@ class Panel:
         everything = [self.preset, self.known, self.model, *controls]
         described = [self.mode, *controls]
         gr.on(
-            [control.change for control in controls],
+            [self.preset.change, *(control.change for control in controls)],
             self._describe,
             everything,
             described,

@@ -58,9 +58,11 @@ class Answer:
             self.total_s, self.ended = time.perf_counter() - self._start, True
 
     def note(self, texts: Texts) -> str:
-        """One line on how it went: tokens, speed and why it ended, or the error."""
+        """One line on how it goes or went: tokens, speed and why it ended, or the error."""
         if self.error is not None:
             return error_line(self.error, texts)
+        if not self.ended:
+            return texts("note_writing" if self.text else "note_waiting")
         parts = []
         if self.completion_tokens and self.total_s:
             rate = self.completion_tokens / self.total_s
@@ -77,7 +79,7 @@ class Answer:
             parts.append(self.finish_reason)
         if self.remark:
             parts.append(texts(self.remark))
-        return " · ".join(parts) or texts("note_waiting")
+        return " · ".join(parts)
 
 
 def error_line(error: ApiError, texts: Texts) -> str:

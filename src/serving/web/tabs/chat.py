@@ -144,7 +144,8 @@ class ChatTab:
                 if run.superseded:
                     return
                 if answer.text:
-                    yield {self.chat: [*turns, {"role": "assistant", "content": answer.text}]}
+                    written = {"role": "assistant", "content": answer.text}
+                    yield {self.chat: [*turns, written], self.note: answer.note(texts)}
         finally:
             self.page.runs.end(session, TAB, run)
         if answer.text:

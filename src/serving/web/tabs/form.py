@@ -74,17 +74,12 @@ class Form:
         waiting: dict[Any, Any] = dict.fromkeys(outputs, "")
         waiting |= dict.fromkeys(notes, texts("note_waiting"))
         yield {**waiting, self.run: gr.update(visible=False), self.stop: gr.update(visible=True)}
-        ended: set[int] = set()
         try:
             async for _ in watch(answers, run.stop):
                 if run.superseded:
                     return
                 update: dict[Any, Any] = {output: answer.text for output, answer in zip(outputs, answers, strict=True)}
-                for place, answer in enumerate(answers):
-                    if answer.ended and place not in ended:
-                        ended.add(place)
-                        update[notes[place]] = answer.note(texts)
-                yield update
+                yield update | {note: answer.note(texts) for note, answer in zip(notes, answers, strict=True)}
         finally:
             self.page.runs.end(session, self.name, run)
         last: dict[Any, Any] = {note: answer.note(texts) for note, answer in zip(notes, answers, strict=True)}
