@@ -29,6 +29,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("nf4", "fp4")
 # peft imports bitsandbytes wherever it is installed, and that warns on each CPU without an optional package of kernels
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)  # that parts lie elsewhere, as was asked for
 _WITHOUT_WEIGHTS = ContextVar("without_weights", default=False)
 
 
@@ -47,7 +48,7 @@ def load_model(
     dtype: str = "float32",
     attn_implementation: str = "sdpa",
     from_scratch: bool = False,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     quantization: str | None = None,
 ) -> PreTrainedModel:
     """The model with its weights, or with random ones for a random model and where `from_scratch` says so.
@@ -192,7 +193,7 @@ def load_for_generation(
 def _load_placed(
     spec: ModelSpec,
     dtype: str,
-    device: str | torch.device | None,
+    device: str | int | torch.device | None,
     quantization: str,
     placement: Placement | None,
 ) -> PreTrainedModel:
@@ -200,16 +201,23 @@ def _load_placed(
     import torch
     from transformers import AutoModelForCausalLM
 
-    folder = resolve(spec)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    check_checkpoint(config, spec.name, quantization)
-    if quantization == "none" and placement is None and "quantization_config" not in config:
+    if placement is not None and len(placement.devices) == 1 and not placement.spills:
+        device, placement = placement.devices[0], None
+    plain = quantization == "none" and placement is None
+    if plain and spec.kind in ("config", "package", "gguf"):  # which are never quantised in transformers' own ways
         return load_model(spec, dtype=dtype, device=device)
     if spec.kind == "config":
         raise UserError(f"model '{spec.name}' has random weights: quantization= and allocate= are for those of a file")
+    folder = resolve(spec)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    check_checkpoint(config, spec.name, quantization)
+    if plain and "quantization_config" not in config:
+        return load_model(spec, dtype=dtype, device=device)
     torch_dtype = getattr(torch, dtype)
-    settings: dict[str, Any] = {"device_map": {"": device or "cpu"}}
+    settings: dict[str, Any] = {"device_map": {"": "cpu" if device is None else device}}
     if placement is not None:
+        if "disk" in placement.devices and not placement.offload_folder and not list(folder.glob("*.safetensors")):
+            raise UserError(f"'{spec.name}' has .bin files, whose weights can't be read in place: set offload_folder=")
         settings = {"device_map": placement.device_map, "offload_folder": placement.offload_folder}
     if quantization != "none":
         settings |= quantized_settings(quantization, torch_dtype, on_cpu=_main_device(settings["device_map"]) == "cpu")

@@ -1,5 +1,7 @@
 """Parts of a model go onto devices in order, whole, and within what each may hold; the estimate is what is loaded."""
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import assume, given
@@ -176,6 +178,23 @@ def test_names_of_layers_are_told_in_short():
     names = ["model.embed_tokens", "model.layers.3", "model.layers.4", "model.norm", "lm_head"]
     assert listed(names) == "embed_tokens, layers 3-4, norm, lm_head"
     assert (listed(["model.layers.7"]), listed([])) == ("layer 7", "nothing")
+
+
+def test_weights_of_bin_files_are_written_to_a_folder_before_they_stay_on_disk(tiny_spec: ModelSpec, tmp_path):
+    whole = load_model(tiny_spec).eval()
+    folder = tmp_path / "bin"
+    shutil.copytree(whole.config._name_or_path, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(whole.state_dict(), folder / "pytorch_model.bin")
+    spec, amounts = ModelSpec(path=str(folder)), {"gpus": (), "cpu_gb": 0.00023, "disk_gb": 1, "context": 8}
+    with pytest.raises(UserError, match=r"has \.bin files.*set offload_folder="):
+        load_for_generation(spec, placement=place(spec, Allocation(**amounts), "float32"))
+    placement = place(spec, Allocation(**amounts, offload_folder=str(tmp_path / "away")), "float32")
+    assert placement.device_map["model.layers.0"] == "disk"
+    spilled, _ = load_for_generation(spec, placement=placement)
+    ids = torch.tensor([[5, 60, 7, 200, 11, 12]])
+    with torch.no_grad():
+        assert torch.equal(spilled(ids).logits, whole(ids).logits)
+    assert list((tmp_path / "away").glob("*layers.0*.safetensors"))
 
 
 @pytest.mark.slow

@@ -180,6 +180,17 @@ def test_a_preset_sets_the_controls_and_changing_one_makes_it_custom(visitor: Vi
     assert visitor.page.input_value("#preset input") == "Custom" and visitor.page.is_enabled("#top-p input >> nth=0")
 
 
+def test_a_number_out_of_range_or_taken_away_is_no_error(visitor: Visitor) -> None:
+    for typed, mode in (
+        ("9", "Sampling at temperature 2"),
+        ("", "always the likeliest"),
+        ("0.5", "at temperature 0.5"),
+    ):
+        visitor.parameters(temperature=typed)
+        visitor.until(lambda mode=mode: mode in visitor.text("#mode"), f"'{typed}' was not understood", 20)  # type: ignore
+    assert not visitor.page.is_visible(".toast-body")
+
+
 def test_the_temperature_of_the_page_reaches_the_model(visitor: Visitor) -> None:
     visitor.preset("Greedy")
     visitor.parameters(max_tokens=12)

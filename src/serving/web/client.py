@@ -107,7 +107,8 @@ class Api:
         body = {"model": model, "instruction": instruction, "input": input, "parameters": dict(parameters)}
         try:
             async for chunk in self._chunks("/generate", {**body, "stream": True}):
-                yield Piece(chunk["generated_text"], chunk.get("finish_reason"), chunk["num_output_tokens_cf"] or None)
+                text, tokens = chunk.get("generated_text") or "", chunk.get("num_output_tokens_cf") or None
+                yield Piece(text, chunk.get("finish_reason"), tokens)
             return
         except ApiError as error:
             if error.status not in (404, 405) or error.knowlm:
@@ -198,7 +199,7 @@ def _error(body: dict[str, Any], response: httpx.Response) -> ApiError:
     """OpenAI's envelope, or what others send in its place."""
     error = body.get("error") or body.get("detail") or body.get("message") or response.reason_phrase
     fields = error if isinstance(error, dict) else {"message": str(error)}
-    status = response.status_code if response.status_code >= 400 else int(fields.get("status") or 500)
+    status = response.status_code if response.status_code >= 400 else 500  # in the middle of a stream
     return ApiError(
         str(fields.get("message") or response.reason_phrase),
         status,

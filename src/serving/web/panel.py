@@ -68,6 +68,15 @@ class Page:
         return Asked(Api(self.base_url, key), model, decoding_of(controls), extended)
 
 
+class Bounded(gr.Slider):
+    """A slider whose number field may be empty or out of range while somebody types; Gradio makes an error of it."""
+
+    is_template = True  # for the browser it is a slider
+
+    def preprocess(self, payload: float | None) -> float:
+        return min(max(payload if payload is not None else self.minimum, self.minimum), self.maximum)
+
+
 class Tab(Protocol):
     """A tab of the page: made inside its tabs, wired when all of the page is there."""
 
@@ -207,7 +216,7 @@ def _controls(texts: Texts, values: dict[str, Any]) -> dict[str, Any]:
         }
         if name in ranges:
             low, high, step = ranges[name]
-            controls[name] = gr.Slider(low, high, step=step, **common)
+            controls[name] = Bounded(low, high, step=step, **common)
         else:  # a number field has no empty value, which a seed needs
             controls[name] = gr.Textbox(lines=1 if name == "seed" else 2, max_lines=4, **common)
     return controls

@@ -126,7 +126,10 @@ class Run:
 
 
 class Runs:
-    """The running answers of all visitors, so that a button pressed elsewhere can stop them."""
+    """The running answers of all visitors, so that a button pressed elsewhere can stop them.
+
+    For the event loop that the answers come in, and no other thread.
+    """
 
     def __init__(self) -> None:
         self._runs: dict[tuple[str, str], Run] = {}

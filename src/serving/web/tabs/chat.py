@@ -165,14 +165,14 @@ class ChatTab:
             history = history.delete(history.current)
         return {**self.shown(history), self.message: question, self.note: ""}
 
-    def on_stop(self, request: gr.Request) -> None:
+    async def on_stop(self, request: gr.Request) -> None:
         """End the answer that is being written; what has come of it stays."""
         self.page.runs.stop(str(request.session_hash), TAB)
 
     def on_new(self, store: Any) -> Update:
         return {**self.shown(History.read(store).select(None)), self.system: "", self.note: ""}
 
-    def on_delete(self, request: gr.Request, store: Any) -> Update:
+    async def on_delete(self, request: gr.Request, store: Any) -> Update:
         """Forget the current conversation, and what is being written in it."""
         self.page.runs.supersede(str(request.session_hash), TAB)
         history = History.read(store)

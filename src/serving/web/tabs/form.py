@@ -57,7 +57,7 @@ class Form:
             async for update in self._fill(str(request.session_hash), begun, outputs, notes):
                 yield update
 
-        def stop(request: gr.Request) -> None:
+        async def stop(request: gr.Request) -> None:  # in the event loop, as what it stops
             self.page.runs.stop(str(request.session_hash), self.name)
 
         drawn = [*outputs, *notes, self.run, self.stop]

@@ -1,0 +1,228 @@
+"""The settings beside the tabs: model, key, preset, every decoding parameter, and the line that says what they mean."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import gradio as gr
+
+from src.errors import UserError
+from src.generation.engine import Decoding
+from src.serving.web.client import Api, ApiError, Model
+from src.serving.web.presets import Preset, load_presets
+from src.serving.web.settings import (
+    CONTROLS,
+    control_values,
+    decoding_of,
+    fitted,
+    idle,
+    is_seed,
+    lacking,
+    mode_line,
+    named,
+    parameters,
+    unoffered,
+    warnings,
+)
+from src.serving.web.streaming import Runs, error_line
+from src.serving.web.texts import Texts
+
+CUSTOM = "custom"
+# For events: not in an API of the page's own, without flicker, and any number at a time, since the API has the limits.
+MANY: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the settings were when a button was pressed."""
+
+    api: Api
+    model: str
+    decoding: Decoding
+    extended: bool
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The decoding as the API is sent it."""
+        return parameters(self.decoding, self.extended)
+
+
+@dataclass
+class Page:
+    """What the tabs share."""
+
+    texts: Texts
+    base_url: str
+    runs: Runs = field(default_factory=Runs)
+    presets: Sequence[Preset] = field(default_factory=load_presets)
+
+    def asked(self, known: dict[str, Model], model: str | None, key: str, *values: Any) -> Asked:
+        """The settings out of the values of `Panel.inputs`. Raises `UserError` in the language of the page."""
+        if not model:
+            raise UserError(self.texts("error_no_model"))
+        controls = dict(zip(CONTROLS, values, strict=True))
+        if not is_seed(controls["seed"]):
+            raise UserError(self.texts("error_seed", seed=controls["seed"]))
+        found = known.get(model)
+        extended = found is not None and found.capabilities is not None
+        return Asked(Api(self.base_url, key), model, decoding_of(controls), extended)
+
+from gradio.events import Dependency
+
+class Bounded(gr.Slider):
+    """A slider whose number field may be empty or out of range while somebody types; Gradio makes an error of it."""
+
+    is_template = True  # for the browser it is a slider
+
+    def preprocess(self, payload: float | None) -> float:
+        return min(max(payload if payload is not None else self.minimum, self.minimum), self.maximum)
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+class Tab(Protocol):
+    """A tab of the page: made inside its tabs, wired when all of the page is there."""
+
+    @property
+    def models(self) -> Sequence[gr.Dropdown]:
+        """Pickers of its own that are to list the models."""
+        ...
+
+    def wire(self, blocks: gr.Blocks, panel: "Panel") -> None: ...
+
+
+class Panel:
+    """The settings. ``inputs`` are the components that `Page.asked` takes the values of."""
+
+    def __init__(self, page: Page):
+        self.page, texts = page, page.texts
+        first = page.presets[0]
+        gr.Markdown(f"### {texts('settings')}")
+        self.model = gr.Dropdown([], label=texts("model"), elem_id="model")
+        self.models_note = gr.Markdown(elem_id="models-note", visible=False)
+        self.key = gr.Textbox(
+            type="password",
+            label=texts("key"),
+            info=texts("key_info"),
+            elem_id="key",
+            html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
+        )
+        choices = [(_preset_text(texts, "preset", preset), preset.name) for preset in page.presets]
+        self.preset = gr.Dropdown(
+            [*choices, (texts("preset_custom"), CUSTOM)], value=first.name, label=texts("preset"), elem_id="preset"
+        )
+        self.mode = gr.Markdown(elem_id="mode")
+        with gr.Accordion(texts("parameters"), open=False, elem_id="parameters"):
+            self.controls = _controls(texts, control_values(first.decoding))
+        self.known = gr.State({})  # id: Model
+        self.inputs = [self.known, self.model, self.key, *self.controls.values()]
+        self._wire()
+
+    def _wire(self) -> None:
+        controls = list(self.controls.values())
+        everything = [self.preset, self.known, self.model, *controls]
+        described = [self.mode, *controls]
+        gr.on(
+            [self.preset.change, *(control.change for control in controls)],
+            self._describe,
+            everything,
+            described,
+            trigger_mode="always_last",
+            **MANY,
+        )
+        gr.on([control.input for control in controls], None, None, self.preset, js=f"() => '{CUSTOM}'", **MANY)
+        gr.on([self.preset.input, self.model.change, self.known.change], self._fill, everything, controls, **MANY).then(
+            self._describe, everything, described, **MANY
+        )
+
+    def on_models(self, *triggers: Any, also: Sequence[gr.Dropdown] = ()) -> None:
+        """Read the models when the page loads and with a new key; ``also`` are more pickers to fill."""
+        gr.on(
+            [*triggers, self.key.submit, self.key.blur],
+            self._read_models,
+            [self.key, self.model, *also],
+            [self.known, self.models_note, self.model, *also],
+            trigger_mode="always_last",  # a key may come while the first answer is on its way
+            **MANY,
+        )
+
+    async def _read_models(self, key: str, *chosen: str | None) -> list[Any]:
+        try:
+            models, note = await Api(self.page.base_url, key).models(), ""
+        except ApiError as error:
+            models, note = [], error_line(error, self.page.texts)
+        ids = [model.id for model in models]
+        note = note or ("" if ids else self.page.texts("model_none"))
+        pickers = []
+        for place, old in enumerate(chosen):
+            # the second picker of a comparison starts with the second model
+            default = ids[min(max(place - 1, 0), len(ids) - 1)] if ids else None
+            pickers.append(gr.update(choices=ids, value=old if old in ids else default))
+        return [{model.id: model for model in models}, gr.update(value=note, visible=bool(note)), *pickers]
+
+    def _fill(self, name: str, known: dict[str, Model], model: str | None, *values: Any) -> list[Any]:
+        """The values of the preset for the model; those that are there for custom ones."""
+        preset = self._preset(name)
+        if preset is None:
+            return list(values)
+        return list(control_values(fitted(preset.decoding, known.get(model or ""))).values())
+
+    def _describe(self, name: str, known: dict[str, Model], model: str | None, *values: Any) -> list[Any]:
+        """What the settings mean, and which of them mean nothing now."""
+        texts, preset, found = self.page.texts, self._preset(name), known.get(model or "")
+        decoding = decoding_of(dict(zip(CONTROLS, values, strict=True)))
+        lines = [_preset_text(texts, "about", preset) if preset else texts("about_custom"), mode_line(decoding, texts)]
+        if found and preset and (names := lacking(preset.decoding, found)):
+            lines.append(texts("mode_left_out", engine=found.engine, parameters=named(names, texts)))
+        lines += warnings(decoding, found, texts)
+        idle_now, never = idle(decoding), unoffered(decoding, found)
+        updates = []
+        for control in CONTROLS:
+            info = texts(f"{control}_info")
+            if found and control in never:
+                info = texts("lacking_info", engine=found.engine)
+            elif control in idle_now:
+                info = texts("idle_info")
+            updates.append(gr.update(interactive=control not in idle_now | never, info=info))
+        return ["<br>".join(lines), *updates]
+
+    def _preset(self, name: str) -> Preset | None:
+        return next((preset for preset in self.page.presets if preset.name == name), None)
+
+
+def _preset_text(texts: Texts, kind: str, preset: Preset) -> str:
+    """The page's words for a preset; for one that somebody has added, those of its file."""
+    key = f"{kind}_{preset.name}"
+    return texts(key) if key in texts else {"preset": preset.name, "about": preset.about}[kind]
+
+
+def _controls(texts: Texts, values: dict[str, Any]) -> dict[str, Any]:
+    ranges = {
+        "temperature": (0, 2, 0.05),
+        "top_p": (0.01, 1, 0.01),
+        "top_k": (0, 200, 1),
+        "min_p": (0, 1, 0.01),
+        "repetition_penalty": (1, 2, 0.05),
+        "presence_penalty": (-2, 2, 0.1),
+        "frequency_penalty": (-2, 2, 0.1),
+        "max_tokens": (1, 4096, 1),
+        "num_beams": (1, 8, 1),
+    }
+    controls: dict[str, Any] = {}
+    for name in CONTROLS:
+        common = {
+            "label": texts(name),
+            "info": texts(f"{name}_info"),
+            "value": values[name],
+            "elem_id": name.replace("_", "-"),
+            "interactive": True,
+        }
+        if name in ranges:
+            low, high, step = ranges[name]
+            controls[name] = Bounded(low, high, step=step, **common)
+        else:  # a number field has no empty value, which a seed needs
+            controls[name] = gr.Textbox(lines=1 if name == "seed" else 2, max_lines=4, **common)
+    return controls
