@@ -61,6 +61,8 @@ def main(cfg: DictConfig) -> None:
         raise
     print(greeting(models, settings, base, bool(cfg.web)), file=sys.stderr, flush=True)
     serve(app, listener)
+    sys.stdout.flush()
+    os._exit(0)  # all is closed and written; Python would take seconds to take torch down
 
 
 def settings_of(cfg: DictConfig) -> "Settings":
@@ -133,7 +135,7 @@ def greeting(models: "list[ServedModel]", settings: "Settings", base: str, web: 
     """What is served where, and a command to try it."""
     names = [f"{model.id} (adapter of {model.parent})" if model.parent else model.id for model in models]
     engine = models[0].engine
-    keys = f"{len(settings.keys)} API keys" if len(settings.keys) else "no API keys"
+    keys = f"{len(settings.keys) or 'no'} API key{'' if len(settings.keys) == 1 else 's'}"
     body = '"messages": [{"role": "user", "content": "Hello"}]' if models[0].talks else '"prompt": "Hello"'
     route = "chat/completions" if models[0].talks else "completions"
     key = " -H 'Authorization: Bearer KEY'" if len(settings.keys) else ""

@@ -266,7 +266,7 @@ def _too_large(
     parts: Sequence[Part], placed: dict[str, Device], limits: dict[Device, int], model: str, reserve: int
 ) -> str:
     weights, cache = sum(part.weights for part in parts), sum(part.cache for part in parts)
-    without = [part for part in parts if part.name not in placed]
+    without = [part for part in parts if part.name not in placed and part.tied_to not in placed]
     allowed = ", ".join(f"{device_name(device)} {gb(limit)}" for device, limit in limits.items())
     brought = f", and {gb(reserve)} kept free for parts that are computed elsewhere than they lie" if reserve else ""
     return (

@@ -2,7 +2,15 @@
 
 import functools
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from src.serving.admission import Admission
@@ -17,6 +25,7 @@ class Metrics:
     """All counters of one server. Labels have few values: routes as they are written in the code, names of models."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a second series for each, with the time of its first value
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

@@ -130,6 +130,7 @@ class Reply(Response):
             if not self.trace.prompt_tokens:  # known only now, where another server counts
                 self.trace.prompt_tokens = usage(self.answers, self.asked.n)["prompt_tokens"]
                 self._prompt_tokens.inc(self.trace.prompt_tokens)
+            self.trace.completion_tokens = sum(answer.completion_tokens for answer in self.answers)
             self.done()
             self.trace.finish_reasons = [answer.finish_reason for answer in self.answers if answer.finish_reason]
 

@@ -10,6 +10,7 @@ from serving_live import in_thread
 
 from src.errors import UserError
 from src.generation.engine import Decoding
+from src.generation.openai_engine import OpenAIEngine
 from src.serving.app import create_app
 from src.serving.keys import load_keys, new_key
 from src.serving.served import ServedModel
@@ -302,3 +303,32 @@ def test_names_must_differ_and_adapters_must_be_there(tiny_models: list[ServedMo
         create_app([ServedModel("a", tiny_models[0].engine, adapter="x")])
     with pytest.raises(UserError, match="no model"):
         create_app([])
+
+
+def test_beams_are_there_where_the_engine_has_them(tiny: str) -> None:
+    found = chat(tiny, num_beams=3, temperature=None, max_tokens=5, ignore_eos=True)
+    assert found.status_code == 200 and found.json()["usage"]["completion_tokens"] == 5
+
+
+def test_an_endpoint_elsewhere_is_served_with_its_counts_and_without_its_tokens(tiny: str) -> None:
+    engine = OpenAIEngine(tiny + "/v1", "tiny", "", ["ignore_eos", "top_k"])
+    with in_thread(create_app([ServedModel("far", engine)], Settings())) as url:
+        direct, through = chat(tiny, ignore_eos=True).json(), chat(url, ignore_eos=True).json()
+        assert through["choices"] == direct["choices"] and through["usage"] == direct["usage"]
+        assert (
+            f'knowlm_prompt_tokens_total{{model="far"}} {direct["usage"]["prompt_tokens"]}.0'
+            in httpx.get(url + "/metrics").text
+        )
+        assert error(chat(url, min_p=0.1, temperature=1))["param"] == "min_p"
+        assert error(post(url, "/tokenize", prompt="a"))["code"] == "unsupported_parameter"
+    engine.close()
+
+
+@pytest.mark.slow
+def test_an_endpoint_that_does_not_answer_is_a_503() -> None:
+    engine = OpenAIEngine("http://127.0.0.1:9/v1", "none")
+    with in_thread(create_app([ServedModel("far", engine)], Settings())) as url:
+        response = chat(url)
+        assert response.status_code == 503 and error(response)["code"] == "engine_down"
+        assert int(response.headers["retry-after"]) >= 1
+    engine.close()

@@ -187,7 +187,7 @@ def test_a_number_out_of_range_or_taken_away_is_no_error(visitor: Visitor) -> No
         ("0.5", "at temperature 0.5"),
     ):
         visitor.parameters(temperature=typed)
-        visitor.until(lambda mode=mode: mode in visitor.text("#mode"), f"'{typed}' was not understood", 20)  # type: ignore
+        visitor.until(lambda mode=mode: mode in visitor.text("#mode"), f"'{typed}' was not understood", 20)
     assert not visitor.page.is_visible(".toast-body")
 
 

@@ -60,6 +60,13 @@ def test_what_is_idle_is_left_out_of_the_decoding() -> None:
     assert idle(Decoding()) == {"top_p", "top_k", "min_p", "seed"} and not idle(Decoding(do_sample=True))
 
 
+def test_numbers_that_are_being_typed_are_no_error() -> None:
+    values = control_values(Decoding(do_sample=True, temperature=0.7))
+    assert decoding_of({**values, "temperature": 9}).temperature == 2
+    assert not decoding_of({**values, "temperature": None}).do_sample
+    assert decoding_of({**values, "max_tokens": None}).max_new_tokens == 1
+
+
 @pytest.mark.parametrize("preset", load_presets(), ids=lambda preset: preset.name)
 def test_presets_pass_through_the_controls_unchanged(preset) -> None:
     assert decoding_of(control_values(preset.decoding)) == preset.decoding

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from web_browser import NARROW, Visitor, browser, find_chromium
 
+SENTENCE = "抽取三元组(头,关系,尾)：创始人、位于\n何明光创立的立光电机位于长田市。"
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "images"
 
 
@@ -36,7 +37,7 @@ def compare(visitor: Visitor) -> None:
     visitor.preset("贪心")
     visitor.parameters(max_tokens=40)
     visitor.page.get_by_role("tab", name="对比").click()
-    visitor.page.fill("#compare-message textarea", "抽取三元组(头,关系,尾)：创始人、位于\n何明光创立的立光电机位于长田市。")
+    visitor.page.fill("#compare-message textarea", SENTENCE)
     visitor.page.click("#compare-run")
     visitor.until(lambda: visitor.page.input_value("#right-output textarea"), "no answer")
     visitor.finished("#compare-stop")

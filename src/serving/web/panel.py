@@ -12,6 +12,7 @@ from src.serving.web.client import Api, ApiError, Model
 from src.serving.web.presets import Preset, load_presets
 from src.serving.web.settings import (
     CONTROLS,
+    RANGES,
     control_values,
     decoding_of,
     fitted,
@@ -28,8 +29,14 @@ from src.serving.web.streaming import Runs, error_line
 from src.serving.web.texts import Texts
 
 CUSTOM = "custom"
-# For events: not in an API of the page's own, without flicker, and any number at a time, since the API has the limits.
-MANY: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+# For events: not in an API of the page's own, without flicker, any number at a time, since the API has the limits, and
+# with the values as they come: Gradio makes an error of a slider's number that is empty while somebody types.
+MANY: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "concurrency_limit": None,
+    "preprocess": False,
+}
 
 
 @dataclass(frozen=True)
@@ -66,15 +73,6 @@ class Page:
         found = known.get(model)
         extended = found is not None and found.capabilities is not None
         return Asked(Api(self.base_url, key), model, decoding_of(controls), extended)
-
-
-class Bounded(gr.Slider):
-    """A slider whose number field may be empty or out of range while somebody types; Gradio makes an error of it."""
-
-    is_template = True  # for the browser it is a slider
-
-    def preprocess(self, payload: float | None) -> float:
-        return min(max(payload if payload is not None else self.minimum, self.minimum), self.maximum)
 
 
 class Tab(Protocol):
@@ -160,9 +158,9 @@ class Panel:
     def _fill(self, name: str, known: dict[str, Model], model: str | None, *values: Any) -> list[Any]:
         """The values of the preset for the model; those that are there for custom ones."""
         preset = self._preset(name)
-        if preset is None:
-            return list(values)
-        return list(control_values(fitted(preset.decoding, known.get(model or ""))).values())
+        wanted = values if preset is None else control_values(fitted(preset.decoding, known.get(model or ""))).values()
+        # What is right already is not sent: somebody may be typing there by now.
+        return [gr.skip() if old == new else new for old, new in zip(values, wanted, strict=True)]
 
     def _describe(self, name: str, known: dict[str, Model], model: str | None, *values: Any) -> list[Any]:
         """What the settings mean, and which of them mean nothing now."""
@@ -194,17 +192,6 @@ def _preset_text(texts: Texts, kind: str, preset: Preset) -> str:
 
 
 def _controls(texts: Texts, values: dict[str, Any]) -> dict[str, Any]:
-    ranges = {
-        "temperature": (0, 2, 0.05),
-        "top_p": (0.01, 1, 0.01),
-        "top_k": (0, 200, 1),
-        "min_p": (0, 1, 0.01),
-        "repetition_penalty": (1, 2, 0.05),
-        "presence_penalty": (-2, 2, 0.1),
-        "frequency_penalty": (-2, 2, 0.1),
-        "max_tokens": (1, 4096, 1),
-        "num_beams": (1, 8, 1),
-    }
     controls: dict[str, Any] = {}
     for name in CONTROLS:
         common = {
@@ -214,9 +201,9 @@ def _controls(texts: Texts, values: dict[str, Any]) -> dict[str, Any]:
             "elem_id": name.replace("_", "-"),
             "interactive": True,
         }
-        if name in ranges:
-            low, high, step = ranges[name]
-            controls[name] = Bounded(low, high, step=step, **common)
+        if name in RANGES:
+            low, high, step = RANGES[name]
+            controls[name] = gr.Slider(low, high, step=step, **common)
         else:  # a number field has no empty value, which a seed needs
             controls[name] = gr.Textbox(lines=1 if name == "seed" else 2, max_lines=4, **common)
     return controls

@@ -22,6 +22,17 @@ CONTROLS = (
     "seed",
     "stop",
 )
+RANGES = {  # of the sliders: least, most, step
+    "temperature": (0, 2, 0.05),
+    "top_p": (0.01, 1, 0.01),
+    "top_k": (0, 200, 1),
+    "min_p": (0, 1, 0.01),
+    "repetition_penalty": (1, 2, 0.05),
+    "presence_penalty": (-2, 2, 0.1),
+    "frequency_penalty": (-2, 2, 0.1),
+    "max_tokens": (1, 4096, 1),
+    "num_beams": (1, 8, 1),
+}
 DRAWN = ("top_p", "top_k", "min_p", "seed")  # do nothing where nothing is drawn
 COUNTED = ("presence_penalty", "frequency_penalty")  # do not go with beams
 MAX_STOPS = 4
@@ -29,7 +40,11 @@ NEUTRAL = Decoding()
 
 
 def decoding_of(values: Mapping[str, Any]) -> Decoding:
-    """The decoding that the values of `CONTROLS` mean; what is idle in it (`idle`) is left out."""
+    """The decoding that the values of `CONTROLS` mean; what is idle in it (`idle`) is left out.
+
+    A number out of its range, or none, as there may be while somebody types, counts as the nearest, or the least.
+    """
+    values = {**values, **{name: _within(values[name], *RANGES[name]) for name in RANGES}}
     beams = int(values["num_beams"])
     if beams > 1:
         how: dict[str, Any] = {"num_beams": beams}
@@ -44,6 +59,10 @@ def decoding_of(values: Mapping[str, Any]) -> Decoding:
         stop=stop_texts(values["stop"]),
         **how,
     )
+
+
+def _within(value: float | None, least: float, most: float, step: float) -> float:
+    return least if value is None else min(max(value, least), most)
 
 
 def is_seed(text: str | None) -> bool:
