@@ -1,4 +1,4 @@
-"""A loop at the end of a text is found, in any script; lists, refrains, poems and code that end by themselves are not."""
+"""A loop at the end of a text is found, in any script; lists, refrains, poems and code that end are not."""
 
 import gzip
 import json
@@ -26,7 +26,9 @@ WHOLE = {
         f"{number}. Wash the {thing} in cold water."
         for number, thing in enumerate(["plums", "pears", "cups", "jars", "lids", "spoons"] * 3, 1)
     ),
-    "a list with one verb": "\n".join(f"- Buy {thing}" for thing in "milk bread salt eggs rice tea oil soap".split()),
+    "a list with one verb": "\n".join(
+        f"- Buy {thing}" for thing in ["milk", "bread", "salt", "eggs", "rice", "tea", "oil"]
+    ),
     "a song": (
         "Over the water the ferry goes home, over the water, over the foam,\n" * 2
         + "and nobody knows where the ferryman sleeps.\n"
@@ -48,14 +50,14 @@ WHOLE = {
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_is_found_and_what_was_said_once_stands_before_it(name: str):
     start, unit = LOOPS[name]
-    text = start + unit * (60 if len(unit) < 100 else 4)
+    text = start + unit * (60 if len(unit) < 100 else 5)
     assert text[: repeats_from(text)].rstrip() == (start + unit).rstrip()
 
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_is_found_wherever_the_limit_of_tokens_cuts_it(name: str):
     start, unit = LOOPS[name]
-    text = start + unit * (60 if len(unit) < 100 else 4)
+    text = start + unit * (60 if len(unit) < 100 else 5)
     for cut in range(1, 2 * len(unit), 3):
         assert text[: repeats_from(text[:-cut])].rstrip() == (start + unit).rstrip()
 
