@@ -27,6 +27,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 KNOWLM_PATH = "/generate"  # its errors have KnowLM's shape
 CLIENT_GONE = "client_gone"  # in logs and metrics
+PIECE = 1 << 15  # bytes that are sent at a time
 PING = b": still in line\n\n"
 DONE = b"data: [DONE]\n\n"
 JSON_HEADERS = {"Content-Type": "application/json"}
@@ -68,9 +69,12 @@ class Wire:
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def body(self, content: bytes, more: bool) -> None:
-        """A part of the body."""
-        self._sending_since = time.monotonic()
-        await self._send({"type": "http.response.body", "body": content, "more_body": more})
+        """A part of the body; a long one in pieces, so that a reader who takes some of it is seen to."""
+        for start in range(0, max(1, len(content)), PIECE):
+            self._sending_since = time.monotonic()
+            last = start + PIECE >= len(content)
+            piece = content[start : start + PIECE]
+            await self._send({"type": "http.response.body", "body": piece, "more_body": more or not last})
         self._sending_since = None
 
     async def whole(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
