@@ -1,3 +1,5 @@
+"""The access log: one JSON line a request, without what people wrote."""
+
 import json
 import time
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Who is let in, who waits in line, and who is told to come again."""
+
 import asyncio
 
 import pytest

@@ -1,3 +1,5 @@
+"""API keys: made, read from files, compared."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""Limits of each key: requests and tokens a minute, requests at a time."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""Errors in the shape of the OpenAI API."""
+
 import pytest
 
 from src.errors import UserError

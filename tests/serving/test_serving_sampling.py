@@ -1,3 +1,5 @@
+"""From the parameters of a request to a decoding."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""Settings of the server that contradict each other are refused."""
+
 import pytest
 
 from src.errors import UserError

@@ -1,3 +1,5 @@
+"""Answers in the shapes of the API's routes."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 
