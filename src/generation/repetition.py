@@ -1,18 +1,17 @@
 """Whether a text has run into a loop at its end, as language models do that say the same again and again.
 
 It works on words rather than on a model's tokens, so that it means the same for every model: a Chinese, Japanese or
-Korean character is a word, so is a run of other letters and digits, and a run of one punctuation mark (``====`` is one
-word). Blanks and line ends are none, so a loop of lines is a loop of the words in them.
+Korean character is a word, so is a run of other letters and digits, and so is a mark, but for a run of one that rulers
+are drawn with, which is one word (``=====``). Blanks, line ends and the numbers of a list's items are none, so a loop
+of lines is one whether the model counts them or not.
 """
 
 import re
 
-WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]"  # one character of Chinese, Japanese, Korean
-    r"|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]+"
-    r"|([^\w\s])\1*"
-)
-LEAST_WORDS = 40  # a shorter end is none: lists, closing tags and exclamations repeat for good reasons
+_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|([-=_*#~.+|/\\─━═])\1{{0,99}}|[^\w\s]")
+ITEM = re.compile(r"^[ \t]*\d{1,4}[.)、．:：](?=\s|$)", re.MULTILINE)
+LEAST_WORDS = 40  # a shorter end is none: closing tags, brackets and exclamations repeat for good reasons
 NEARLY_A_COPY = 20  # words of a third copy after which it counts, however long a copy is: two are a refrain
 
 
@@ -21,10 +20,11 @@ def repeats_from(text: str) -> int | None:
 
     The text repeats if its last L words have a period p, each word being equal to the one p words before it, L is at
     least 40, and after two whole copies of those p words a third has come, whole or to at least 20 words. The last word
-    may be cut off. The index is that of the second copy, after the mark that closes the first: what stands before it
-    has been said once.
+    may be cut off. The index is that of the second copy, after a mark that closes the first and from the start of
+    its line: what stands before it has been said once.
     """
-    matches = list(WORD.finditer(text))
+    unnumbered = ITEM.sub(lambda item: " " * len(item[0]), text)
+    matches = list(WORD.finditer(unnumbered))
     words = [match[0] for match in matches]
     count = len(words)
     for period in range(1, (count - 1) // 2 + 1):
@@ -33,9 +33,11 @@ def repeats_from(text: str) -> int | None:
         while first > period and words[first - 1] == words[first - 1 - period]:
             first -= 1
         if whole - first + period >= max(LEAST_WORDS, min(3 * period, 2 * period + NEARLY_A_COPY)):
-            while first + 1 < whole and _closes(text, matches[first].start()):
+            if _closes(unnumbered, matches[first].start()) and words[first] != words[first - 1]:
                 first += 1
-            return matches[first].start()
+            start = matches[first].start()
+            line = text.rfind("\n", 0, start) + 1
+            return line if unnumbered[line:start].isspace() else start
     return None
 
 

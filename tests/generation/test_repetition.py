@@ -18,13 +18,15 @@ LOOPS = {
     "a line of code": ("def f(x):\n", "    x = x + 1\n"),
     "one word": ("Then he said: ", "no "),
     "one character": ("他说：", "好"),
+    "one mark": ("你好", "；"),
+    "a line that is counted": ("Steps:\n", "1. Wait for the bus.\n"),
     "two lines": ("Names:\n", "- Anna\n- Boris\n"),
     "a long passage": ("Start. ", " ".join(f"word{number}" for number in range(70)) + ". "),
 }
 WHOLE = {
     "a numbered list": "\n".join(
         f"{number}. Wash the {thing} in cold water."
-        for number, thing in enumerate(["plums", "pears", "cups", "jars", "lids", "spoons"] * 3, 1)
+        for number, thing in enumerate("plums pears cups jars lids spoons forks pans lamps coats".split(), 1)
     ),
     "a list with one verb": "\n".join(
         f"- Buy {thing}" for thing in ["milk", "bread", "salt", "eggs", "rice", "tea", "oil"]
@@ -65,6 +67,11 @@ def test_a_loop_is_found_wherever_the_limit_of_tokens_cuts_it(name: str):
 @pytest.mark.parametrize("name", WHOLE)
 def test_what_repeats_for_good_reasons_is_no_loop(name: str):
     assert repeats_from(WHOLE[name]) is None
+
+
+def test_a_loop_of_lines_is_found_though_the_model_counts_them():
+    text = "要点：\n1. 玩得开心！\n" + "".join(f"{number}. 家家鸟！\n" for number in range(2, 40))
+    assert text[: repeats_from(text)].rstrip() == "要点：\n1. 玩得开心！\n2. 家家鸟！"
 
 
 def test_a_text_that_left_its_loop_is_no_loop():
