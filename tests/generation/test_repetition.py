@@ -26,7 +26,9 @@ LOOPS = {
 WHOLE = {
     "a numbered list": "\n".join(
         f"{number}. Wash the {thing} in cold water."
-        for number, thing in enumerate("plums pears cups jars lids spoons forks pans lamps coats".split(), 1)
+        for number, thing in enumerate(
+            ["plums", "pears", "cups", "jars", "lids", "spoons", "forks", "pans", "lamps", "coats"], 1
+        )
     ),
     "a list with one verb": "\n".join(
         f"- Buy {thing}" for thing in ["milk", "bread", "salt", "eggs", "rice", "tea", "oil"]
