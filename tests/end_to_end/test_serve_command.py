@@ -18,10 +18,7 @@ import psutil
 import pytest
 
 from src.serving.keys import load_keys
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "serving"))
-
-from serving_live import ROOT, Command
+from tests.serving.serving_live import ROOT, Command
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving_live import Command, in_thread
 
 from src.generation.engine import Engine
 from src.generation.setup import load_engine
@@ -12,6 +11,7 @@ from src.models.spec import ModelSpec
 from src.serving.app import create_app
 from src.serving.served import ServedModel
 from src.serving.settings import Settings
+from tests.serving.serving_live import Command, in_thread
 
 
 @pytest.fixture(scope="session")

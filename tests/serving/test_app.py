@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 import pytest
-from serving_live import in_thread
 
 from src.errors import UserError
 from src.generation.engine import Decoding
@@ -15,6 +14,7 @@ from src.serving.app import create_app
 from src.serving.keys import load_keys, new_key
 from src.serving.served import ServedModel
 from src.serving.settings import Settings
+from tests.serving.serving_live import in_thread
 
 HI = [{"role": "user", "content": "hi"}]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import openai
 import pytest
-from serving_live import Command
+
+from tests.serving.serving_live import Command
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving_live import Command
+
+from tests.serving.serving_live import Command
 
 pytestmark = pytest.mark.slow
 

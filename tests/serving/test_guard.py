@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from serving_live import in_thread
 
 from src.serving.app import create_app
 from src.serving.keys import load_keys, new_key
 from src.serving.served import ServedModel
 from src.serving.settings import Settings
+from tests.serving.serving_live import in_thread
 
 ALICE, BOB = new_key("alice"), new_key("bob")
 

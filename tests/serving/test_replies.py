@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from serving_live import in_thread
 
 from src.generation.engine import Decoding, Request
 from src.serving.access_log import Trace
@@ -24,6 +23,7 @@ from src.serving.replies import Reply
 from src.serving.served import ServedModel
 from src.serving.settings import Settings
 from src.serving.shapes import CompletionShape
+from tests.serving.serving_live import in_thread
 
 LONG = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 400, "ignore_eos": True}
 

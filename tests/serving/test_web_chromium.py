@@ -15,12 +15,12 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Browser
-from serving_live import Command
-from web_browser import NARROW, Visitor, browser, find_chromium
 
 from src.generation.server_process import free_port
 from src.serving.server import bind
 from src.serving.web.page import mount
+from tests.serving.serving_live import Command
+from tests.serving.web_browser import NARROW, Visitor, browser, find_chromium
 
 KEY = "a-key-for-the-tests"
 STORY = "Write a long story about a fox and a river."  # 450 tokens of it where nothing is drawn

@@ -8,13 +8,13 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
-from serving_live import in_thread
 
 from src.generation.server_process import free_port
 from src.serving.app import create_app
 from src.serving.served import ServedModel
 from src.serving.settings import Settings
 from src.serving.web.client import Api, ApiError, Piece, event_data
+from tests.serving.serving_live import in_thread
 
 
 def collected(pieces: AsyncIterator[Piece]) -> list[Piece]:

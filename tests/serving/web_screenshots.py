@@ -6,7 +6,7 @@ them before they are kept.
 import sys
 from pathlib import Path
 
-from web_browser import NARROW, Visitor, browser, find_chromium
+from tests.serving.web_browser import NARROW, Visitor, browser, find_chromium
 
 SENTENCE = "抽取三元组(头,关系,尾)：创始人、位于\n何明光创立的立光电机位于长田市。"
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "images"

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from shard_cases import make_source
+
+from tests.shards.shard_cases import make_source
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from shard_cases import contents, make_source, write
 
 from src.errors import UserError
 from src.shards.collection import Reading, open_collection
@@ -10,6 +9,7 @@ from src.shards.format import Shard
 from src.shards.knowlm import write_triple
 from src.shards.npy import write_npy
 from src.shards.token_file import Span
+from tests.shards.shard_cases import contents, make_source, write
 
 
 @pytest.fixture

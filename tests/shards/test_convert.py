@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shard_cases import DOCUMENTS, Letters, contents, make_source, write
 
 from src.errors import UserError
 from src.shards.collection import Reading, open_collection
@@ -17,6 +16,7 @@ from src.shards.manifest import Counts, Manifest
 from src.shards.source import Source
 from src.shards.token_file import Span
 from src.shards.verify import verify
+from tests.shards.shard_cases import DOCUMENTS, Letters, contents, make_source, write
 
 
 def all_documents(path, reading=None):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shard_cases import contents, write
 
 from src.errors import UserError
 from src.shards.format import Shard, shard_file
 from src.shards.knowlm import KnowLMTriple, kinds_bytes, read_kinds, write_triple
 from src.shards.token_file import Span
+from tests.shards.shard_cases import contents, write
 
 SAMPLES = [[1, 5, 6], [7, 2], [1, 65535, 2], [1, 9]]
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shard_cases import contents, write
 
 from src.errors import UserError
 from src.shards import npy, token_file
 from src.shards.format import Shard
 from src.shards.npy import NpyTokens, write_npy
 from src.shards.token_file import Span
+from tests.shards.shard_cases import contents, write
 
 
 def saved(path, array):

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from shard_cases import make_source, write
 
 from src.command import ROOT
 from src.shards.collection import open_collection
 from src.shards.source import Source
+from tests.shards.shard_cases import make_source, write
 
 SCRIPT = ROOT / "scripts" / "shards.py"
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from shard_cases import DOCUMENTS, Letters, make_source, write
 
 from src.errors import UserError
 from src.shards.collection import open_collection
 from src.shards.summary import frequent_table, length_table, overview_table, sample, summarise
+from tests.shards.shard_cases import DOCUMENTS, Letters, make_source, write
 
 
 @given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=30), min_size=1, max_size=20))

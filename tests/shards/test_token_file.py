@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from shard_cases import DOCUMENTS, write
 
 from src.errors import UserError
 from src.shards import token_file
 from src.shards.format import Shard
 from src.shards.token_file import Span, converted, document_blocks, length_blocks, token_blocks
+from tests.shards.shard_cases import DOCUMENTS, write
 
 
 @pytest.fixture(params=[1, 2, 1000])

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from shard_cases import DOCUMENTS, write
 
 from src.shards.collection import open_collection
 from src.shards.format import Shard
 from src.shards.verify import ids_problem, index_problem, verify
+from tests.shards.shard_cases import DOCUMENTS, write
 
 SEGMENTS = sum(map(len, DOCUMENTS))
 

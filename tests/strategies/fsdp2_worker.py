@@ -8,9 +8,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from zero_worker import measured_memory
 
 from src.strategies.fsdp2 import FullyShard, gathered_state_dict
+from tests.strategies.zero_worker import measured_memory
 
 
 class Pieces(Callback):

@@ -42,13 +42,13 @@ class Plan:
     def add(self, name: str, model: str, trainer: str, processes: int, *more: str, **callbacks: Any) -> None:
         """A run of one of `models`, or of a ``model=…`` override."""
         watched: dict[str, Any] = {
-            "losses": {"_target_": "zero_worker.Losses", "folder": str(self.folder / name)},
+            "losses": {"_target_": "tests.strategies.zero_worker.Losses", "folder": str(self.folder / name)},
             "metrics": {},
             "last": {"every_n_steps": self.saved, "keep_last": 5},
         }
         if trainer == "fsdp2":
             watched["pieces"] = {
-                "_target_": "fsdp2_worker.Pieces",
+                "_target_": "tests.strategies.fsdp2_worker.Pieces",
                 "folder": str(self.folder / name),
                 "weights": model in self.models,
             }

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import zero_worker
-from plan import SAMPLES, STEPS, Plan
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -23,13 +21,15 @@ from src.models.export import export_checkpoint, export_model
 from src.models.load import load_tokenizer
 from src.models.spec import ModelSpec
 from src.models.zoo import find_model
+from tests.strategies import zero_worker
+from tests.strategies.plan import SAMPLES, STEPS, Plan
 
 pytestmark = pytest.mark.slow
 
 SAVED, FEW = 16, 6
 
 
-DISCARD = {"_target_": "zero_worker.Discard", "step": 3}
+DISCARD = {"_target_": "tests.strategies.zero_worker.Discard", "step": 3}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def alone(plan: Plan) -> Path:
 def pair(plan: Plan, alone: Path, large: Path) -> Path:
     """Two processes."""
     weights = {name: str(plan.folder / f"{name}.pt") for name in ("zero3_random", "zero2_random", "zero3_lora")}
-    watch = {name: {"_target_": "zero_worker.Weights", "path": path} for name, path in weights.items()}
+    watch = {name: {"_target_": "tests.strategies.zero_worker.Weights", "path": path} for name, path in weights.items()}
     plan.add("ddp_random", "random", "ddp", 2)
     plan.add("zero2_random", "random", "deepspeed_zero2", 2, samples=SAMPLES, export={}, weights=watch["zero2_random"])
     plan.add("zero3_random", "random", "deepspeed_zero3", 2, samples=SAMPLES, export={}, weights=watch["zero3_random"])

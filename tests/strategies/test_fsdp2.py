@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import zero_worker
-from plan import SAMPLES, STEPS, Plan
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -24,6 +22,8 @@ from src.models.spec import ModelSpec
 from src.models.zoo import find_model
 from src.strategies.fsdp2 import FullyShard, decoder_layers
 from src.strategies.sharded_loading import readable_rows
+from tests.strategies import zero_worker
+from tests.strategies.plan import SAMPLES, STEPS, Plan
 
 HALF = 10
 

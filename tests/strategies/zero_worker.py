@@ -32,7 +32,7 @@ def start(plan: Path, processes: int, timeout_s: float = 600) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "DS_ACCELERATOR": "cpu"}
     environment["MALLOC_MMAP_THRESHOLD_"] = "524288"  # freed tensors leave the process at once: see measured_memory
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
         [*command, __file__, str(plan)],
         capture_output=True,
