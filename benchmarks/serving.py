@@ -37,7 +37,7 @@ from rich.table import Table
 
 from benchmarks.saving import Result, save
 from src.generation.engine import Decoding, Engine, Request
-from src.generation.server_process import free_port
+from src.generation.engines.server_process import free_port
 from src.generation.setup import LlamaCpp, Transformers, Vllm, choose_dtype, load_engine
 from src.models.load import load_for_generation
 from src.models.zoo import find_model

@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.saving import Result, save
-from src.generation.server_process import free_port
+from src.generation.engines.server_process import free_port
 
 SEED, TIMEOUT_S = 7, 180.0
 LEAVING, MALFORMED = 0.2, 0.15  # shares of the requests

@@ -15,7 +15,7 @@ from rich.table import Table
 from src.command import command
 from src.errors import UserError
 from src.models.export import FORMATS, export, export_gguf, export_gguf_adapter
-from src.models.gguf_verify import verification_table
+from src.models.gguf.verify import verification_table
 from src.models.merge import MANIFEST
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from src.callbacks.full_disk import going_on
 from src.generation.engine import Decoding, Request
-from src.generation.transformers_engine import TransformersEngine
+from src.generation.engines.transformers_engine import TransformersEngine
 from src.models.load import load_tokenizer
 from src.models.templates import Message, load_template
 from src.strategies.fsdp2 import FullyShard

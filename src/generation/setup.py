@@ -17,8 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from src.errors import UserError
 from src.generation.engine import Engine
+from src.generation.engines.transformers_engine import TransformersEngine
 from src.generation.prompts import PromptEncoder
-from src.generation.transformers_engine import TransformersEngine
 from src.models.architecture import architecture_of
 from src.models.devices import cpu_has_bf16, free_host_bytes, gpu_has_bf16
 from src.models.download import resolve
@@ -130,8 +130,8 @@ class LlamaCpp:
     gpu_layers: int = -1
 
     def open(self, use: Use) -> tuple[Engine, bool]:
-        from src.generation.llamacpp_engine import LlamaCppEngine
-        from src.models.gguf_export import gguf_adapter, gguf_file
+        from src.generation.engines.llamacpp_engine import LlamaCppEngine
+        from src.models.gguf.export import gguf_adapter, gguf_file
 
         use.refuse("llamacpp", allocation="it uses what is free", dtype="give engine.file_type", device="it chooses")
         file_type = {"none": self.file_type, "8bit": "q8_0", "4bit": "q4_1"}[use.quantization]
@@ -147,7 +147,7 @@ class LlamaCpp:
 
 @dataclass(frozen=True)
 class Vllm:
-    """vLLM in an environment and a process of its own. Fields: see `src.generation.vllm_engine.VllmEngine`.
+    """vLLM in an environment and a process of its own. Fields: see `src.generation.engines.vllm_engine.VllmEngine`.
 
     python: its interpreter.
     """
@@ -163,7 +163,7 @@ class Vllm:
     arguments: Sequence[str] = ()
 
     def open(self, use: Use) -> tuple[Engine, bool]:
-        from src.generation.vllm_engine import VllmEngine
+        from src.generation.engines.vllm_engine import VllmEngine
 
         use.refuse("vllm", allocation="give engine.tensor_parallel_size=N and engine.gpu_memory_utilization")
         if use.quantization != "none":
@@ -197,7 +197,7 @@ class Vllm:
 
 @dataclass(frozen=True)
 class OpenAI:
-    """Any endpoint that speaks the OpenAI API. Fields: see `src.generation.openai_engine.OpenAIEngine`.
+    """Any endpoint that speaks the OpenAI API. Fields: see `src.generation.engines.openai_engine.OpenAIEngine`.
 
     api_key_variable: the environment variable with the key.
     """
@@ -210,7 +210,7 @@ class OpenAI:
     timeout_s: float = 300.0
 
     def open(self, use: Use) -> tuple[Engine, bool]:
-        from src.generation.openai_engine import OpenAIEngine
+        from src.generation.engines.openai_engine import OpenAIEngine
 
         use.refuse(
             "openai",

@@ -172,7 +172,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 def _read_gguf(file: Path) -> dict[str, Any]:
     from gguf import GGUFReader
 
-    from src.models.gguf import llama_config, metadata
+    from src.models.gguf.convert import llama_config, metadata
 
     try:
         reader = GGUFReader(file)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.models.gguf import CONVERTER_VERSION, convert, write_json
+from src.models.gguf.convert import CONVERTER_VERSION, convert, write_json
 from src.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)

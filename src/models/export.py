@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
 from src.models.download import resolve
-from src.models.gguf import write_json
-from src.models.gguf_export import base_config, write_gguf
-from src.models.gguf_lora import write_adapter
-from src.models.gguf_quantize import check_file_type
-from src.models.gguf_verify import Verification, check_memory, verify_gguf
+from src.models.gguf.convert import write_json
+from src.models.gguf.export import base_config, write_gguf
+from src.models.gguf.lora import write_adapter
+from src.models.gguf.quantize import check_file_type
+from src.models.gguf.verify import Verification, check_memory, verify_gguf
 from src.models.load import attach_adapter, check_adapter_folder, load_model, load_tokenizer
 from src.models.merge import MANIFEST, merge, merge_manifest
 from src.models.spec import HUB_ID, ModelSpec

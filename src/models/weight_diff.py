@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
-from src.models.gguf import write_json
-from src.models.gguf_architecture import NOT_WEIGHTS
+from src.models.gguf.architecture import NOT_WEIGHTS
+from src.models.gguf.convert import write_json
 from src.models.weight_diff_folder import (
     HASHES,
     check_files,

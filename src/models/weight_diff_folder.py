@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
-from src.models.gguf import write_json
+from src.models.gguf.convert import write_json
 from src.models.weight_files import BYTES
 
 HASHES = "weight_hashes.json"  # of a recovered model

@@ -23,7 +23,7 @@ from src.models.export import (
     merge_adapter,
     model_card,
 )
-from src.models.gguf import convert
+from src.models.gguf.convert import convert
 from src.models.load import load_model, load_tokenizer
 from src.models.spec import ModelSpec
 

@@ -17,7 +17,7 @@ import psutil
 import uvicorn
 from fastapi import FastAPI
 
-from src.generation.server_process import free_port
+from src.generation.engines.server_process import free_port
 from src.serving.server import Server, bind
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +85,9 @@ class Command:
     def engine(self) -> psutil.Process:
         """The process of the engine."""
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return next(child for child in children if "src.generation.llamacpp_server" in " ".join(child.cmdline()))
+        return next(
+            child for child in children if "src.generation.engines.llamacpp_server" in " ".join(child.cmdline())
+        )
 
     def metric(self, name: str) -> float:
         """Sum over the labels of one metric."""

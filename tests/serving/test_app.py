@@ -9,7 +9,7 @@ import pytest
 
 from src.errors import UserError
 from src.generation.engine import Decoding
-from src.generation.openai_engine import OpenAIEngine
+from src.generation.engines.openai_engine import OpenAIEngine
 from src.serving.app import create_app
 from src.serving.keys import load_keys, new_key
 from src.serving.served import ServedModel

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Browser
 
-from src.generation.server_process import free_port
+from src.generation.engines.server_process import free_port
 from src.serving.server import bind
 from src.serving.web.page import mount
 from tests.serving.serving_live import Command

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.generation.server_process import free_port
+from src.generation.engines.server_process import free_port
 from src.serving.app import create_app
 from src.serving.served import ServedModel
 from src.serving.settings import Settings

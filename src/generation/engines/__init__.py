@@ -1,0 +1,1 @@
+"""Engines, and what they share: one file each, and what runs in their child processes."""

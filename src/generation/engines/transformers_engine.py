@@ -1,0 +1,284 @@
+"""The engine that is always there: a transformers model in this process, with continuous batching.
+
+It is the one that can do everything (beams, hidden states, grammars, weights that change between two tokens) and runs
+in the middle of a training. `generate` works in the caller's thread; `stream` feeds one worker thread that many
+requests share.
+"""
+
+import asyncio
+import importlib.util
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from src.errors import UserError
+from src.generation.engine import Capability, EngineDown, Event, Request, check_capabilities, check_ids
+from src.generation.engines.batch import Batch, Row
+from src.generation.engines.beams import beam_search
+from src.generation.engines.sampling import Chooser
+from src.generation.engines.token_bytes import TokenBytes
+from src.generation.prompts import PromptEncoder
+from src.generation.text_stream import TextStream
+from src.models.templates import Template
+
+PREFILL_TOKENS = 8192  # of rows that join together, padding included: bounds the memory of reading prompts
+
+
+@dataclass(eq=False)
+class Work:
+    """A row that a stream waits for, and where its events go."""
+
+    row: Row
+    loop: asyncio.AbstractEventLoop
+    events: asyncio.Queue[Event | BaseException]
+    cancelled: bool = False
+
+    def give(self, what: Event | BaseException) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.events.put_nowait, what)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the model computes about a text.
+
+    ids: of its tokens, ``n`` of them.
+    logprobs: of each token given those before it, ``[n]``; 0 for the first.
+    hidden_states: after the embedding and after each layer, ``[layers + 1, n, hidden_size]``.
+    """
+
+    ids: list[int]
+    logprobs: torch.Tensor
+    hidden_states: torch.Tensor
+
+
+class TransformersEngine:
+    """Generates with a model in memory (a PEFT model too), which may be in the middle of its training.
+
+    Args:
+        model: is put into evaluation mode while it generates and back afterwards; torch's random state is not touched.
+        tokenizer: its padding side does not matter.
+        template: for requests with messages; None where only plain prompts come.
+        batch_size: requests generated together.
+        adapters: names of adapters of a ``PeftModel`` that requests may ask for; those that don't get the plain model.
+            Without names an adapter on the model is part of it.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Template | None = None,
+        batch_size: int = 8,
+        adapters: Sequence[str] = (),
+    ):
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: it must be 1 or more")
+        self.model, self.tokenizer, self.template = model, tokenizer, template
+        self.max_parallel = batch_size
+        self.adapters: Sequence[str] = tuple(adapters)
+        self.context_length = int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
+        grammars = importlib.util.find_spec("llguidance") is not None
+        self.capabilities = frozenset(Capability) - (frozenset() if grammars else {Capability.JSON_SCHEMA})
+        own = getattr(model.generation_config, "eos_token_id", None)
+        ends = own if isinstance(own, list) else [own]
+        self.prompts = PromptEncoder(
+            tokenizer, template, self.context_length, frozenset(end for end in ends if end is not None)
+        )
+        self._names = TokenBytes(tokenizer)
+        self._busy = threading.RLock()  # held for each token; `paused` holds it longer
+        self._waiting: deque[Work] = deque()
+        self._something = threading.Condition()
+        self._worker: threading.Thread | None = None
+        self._closed = False
+
+    def check(self, request: Request) -> int:
+        """See `Engine.check`."""
+        check_capabilities(self, request)
+        return len(self.prompts.encode(request).ids)
+
+    def is_ready(self) -> bool:
+        """See `Engine.is_ready`."""
+        return not self._closed
+
+    def limit_context(self, tokens: int) -> None:
+        """Let prompt and answer together have fewer tokens than the model can take. Raises `UserError` for more."""
+        if not 1 < tokens <= self.context_length:
+            raise UserError(f"context_length={tokens} must be between 2 and the model's {self.context_length}")
+        self.context_length = self.prompts.context_length = tokens
+
+    @contextmanager
+    def paused(self) -> Iterator[PreTrainedModel]:
+        """The model, while nothing is generated: for changing its weights. Answers go on with the new ones after."""
+        with self._busy:
+            yield self.model
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Event]:
+        """Events of all requests, short prompts first; UserError before anything runs where a request can't be met."""
+        check_ids(requests)
+        for request in requests:
+            check_capabilities(self, request)
+        rows = sorted(map(self._row, requests), key=lambda row: len(row.prompt.ids))
+        waiting = deque(row for row in rows if row.request.decoding.num_beams == 1)
+        batch = self._batch()
+        with evaluating(self.model):
+            while waiting or batch.rows:
+                with self._busy:
+                    events = self._join(batch, waiting) + (batch.step() if batch.rows else [])
+                yield from (event for _, event in events)
+            beams = self._beams([row for row in rows if row.request.decoding.num_beams > 1])
+            yield from (event for _, event in beams)
+
+    async def stream(self, request: Request) -> AsyncIterator[Event]:
+        """See `Engine.stream`."""
+        check_capabilities(self, request)
+        work = Work(self._row(request), asyncio.get_running_loop(), asyncio.Queue())
+        with self._something:
+            if self._closed:
+                raise EngineDown("the transformers engine is closed")
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._serve, name="transformers engine", daemon=True)
+                self._worker.start()
+            self._waiting.append(work)
+            self._something.notify()
+        try:
+            while True:
+                event = await work.events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+                if event.finish_reason is not None:
+                    return
+        finally:
+            work.cancelled = True
+
+    async def release(self) -> None:
+        """See `Engine.release`: nothing here belongs to an event loop."""
+
+    def close(self) -> None:
+        """Stop the worker; what it was generating ends with `EngineDown`."""
+        with self._something:
+            self._closed = True
+            self._something.notify()
+        if self._worker is not None:
+            self._worker.join()
+
+    def inspect(self, text: str | Sequence[int], adapter: str | None = None) -> Inspection:
+        """Log probabilities and hidden states of a text (or its token ids), in float32 on the CPU."""
+        if adapter is not None and adapter not in self.adapters:
+            raise UserError(f"the engine has no adapter '{adapter}': it has {', '.join(self.adapters) or 'none'}")
+        request = Request("text", prompt=text) if isinstance(text, str) else Request("text", prompt_ids=text)
+        ids = self.prompts.encode(request).ids
+        more = {"adapter_names": [adapter or "__base__"]} if self.adapters else {}
+        with self._busy, evaluating(self.model), torch.no_grad():
+            model: Any = self.model
+            output = model(torch.tensor([ids], device=model.device), output_hidden_states=True, **more)
+        logprobs = output.logits[0, :-1].float().log_softmax(dim=-1).cpu()
+        chosen = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0] if len(ids) > 1 else logprobs.new_zeros(0)
+        states = torch.stack([layer[0].float().cpu() for layer in output.hidden_states])
+        return Inspection(ids, torch.cat([chosen.new_zeros(1), chosen]), states)
+
+    def _row(self, request: Request) -> Row:
+        prompt, how = self.prompts.encode(request), request.decoding
+        grammar = None
+        if how.json_schema is not None:
+            from src.generation.engines.grammar import JsonGrammar
+
+            grammar = JsonGrammar(how.json_schema, self.tokenizer, self.prompts.chat_ends)
+        return Row(request, prompt, TextStream(self.tokenizer, prompt.stop), Chooser(how, prompt.ids, grammar))
+
+    def _batch(self) -> Batch:
+        return Batch(self.model, self._pad_id(), self._names, by_adapter=bool(self.adapters))
+
+    def _join(self, batch: Batch, waiting: deque[Row]) -> list[tuple[Row, Event]]:
+        """Let as many rows join as there is room for."""
+        if not batch.can_join:
+            return []
+        joining: list[Row] = []
+        while waiting and len(batch.rows) + len(joining) < self.max_parallel:
+            width = max(len(row.prompt.ids) for row in [*joining, waiting[0]])
+            if joining and width * (len(joining) + 1) > PREFILL_TOKENS:
+                break
+            joining.append(waiting.popleft())
+        return batch.join(joining) if joining else []
+
+    def _beams(self, rows: list[Row], stopped: Any = lambda row: False) -> Iterator[tuple[Row, Event]]:
+        """Rows that ask for beam search, those with the same settings together."""
+        groups: dict[Any, list[Row]] = {}
+        for row in rows:
+            how = row.request.decoding
+            groups.setdefault((how.num_beams, how.repetition_penalty, row.request.adapter), []).append(row)
+        for group in groups.values():
+            for start in range(0, len(group), self.max_parallel):
+                some = group[start : start + self.max_parallel]
+                with self._busy:
+                    events = beam_search(self.model, some, self._pad_id(), bool(self.adapters), stopped)
+                yield from events
+
+    def _serve(self) -> None:
+        """The worker: lets waiting requests join between two tokens."""
+        if self.model.device.type == "cuda":
+            torch.cuda.set_device(self.model.device)
+        batch, running = self._batch(), dict[Row, Work]()
+        while True:
+            with self._something:
+                while not (self._waiting or batch.rows or self._closed):
+                    self._something.wait()
+                if self._closed:
+                    break
+                while self._waiting and batch.can_join and len(running) < self.max_parallel:
+                    work = self._waiting.popleft()
+                    running[work.row] = work
+            try:
+                with evaluating(self.model):
+                    self._turn(batch, running)
+            except Exception as error:  # out of memory, say: it ends these answers, not the engine
+                for work in running.values():
+                    work.give(error)
+                batch, running = self._batch(), {}
+        for work in [*running.values(), *self._waiting]:
+            work.give(EngineDown("the transformers engine was closed"))
+
+    def _turn(self, batch: Batch, running: dict[Row, Work]) -> None:
+        """One token for everyone, after the new have joined and the cancelled left."""
+        for row in [row for row, work in running.items() if work.cancelled]:
+            del running[row]
+        batch.leave([row for row in batch.rows if row not in running])
+        new = [row for row in running if row not in set(batch.rows)]
+        beams = [row for row in new if row.request.decoding.num_beams > 1]
+        events = list(self._beams(beams, lambda row: running[row].cancelled or self._closed))
+        with self._busy:
+            plain = deque(row for row in new if row not in beams)
+            while plain and (joined := self._join(batch, plain)):
+                events += joined
+            events += batch.step() if batch.rows else []
+        for row, event in events:
+            running[row].give(event)
+            if event.finish_reason is not None:
+                del running[row]
+        for row in beams:  # those that were abandoned
+            running.pop(row, None)
+
+    def _pad_id(self) -> int:
+        choices = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(int(number) for number in choices if number is not None)
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and every module back in the mode it had afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,69 @@
+"""An endpoint of the OpenAI API: here llama.cpp's own server, which is not ours."""
+
+import pytest
+
+from src.errors import UserError
+from src.generation.engine import Decoding, EngineDown, Request, Unsupported
+from src.generation.engines.openai_engine import OpenAIEngine
+from src.models.templates import Message
+from tests.generation.conftest import answer
+
+
+@pytest.fixture
+def endpoint(llamacpp_engine):
+    engine = OpenAIEngine(llamacpp_engine.server.address + "/v1", "any", llamacpp_engine._key)
+    yield engine
+    engine.close()
+
+
+@pytest.mark.slow
+def test_a_plain_prompt_is_continued_as_on_the_engine_itself(endpoint, llamacpp_engine):
+    text, events = answer(endpoint, "Water boils at", max_new_tokens=8)
+    assert text == answer(llamacpp_engine, "Water boils at", max_new_tokens=8)[0]
+    assert (events[-1].finish_reason, events[-1].prompt_tokens, events[-1].completion_tokens) == ("length", 3, 8)
+
+
+@pytest.mark.slow
+def test_a_stop_text_ends_the_answer_even_where_the_endpoint_takes_fewer(endpoint):
+    stops = ["never 1", "never 2", "never 3", "never 4", "8, 9"]
+    text, events = answer(endpoint, "1, 2, 3, 4, 5, 6,", max_new_tokens=30, stop=stops)
+    assert (text, events[-1].finish_reason) == (" 7, ", "stop")
+
+
+@pytest.mark.slow
+def test_conversations_go_as_messages_with_their_log_probabilities(endpoint):
+    request = Request(
+        "1",
+        messages=[Message("user", "What is the capital of France?")],
+        decoding=Decoding(max_new_tokens=3, logprobs=2),
+    )
+    entries = [entry for event in endpoint.generate([request]) for entry in event.logprobs]
+    assert entries and all(entry.logprob <= 0 and len(entry.top) == 2 for entry in entries)
+
+
+@pytest.mark.slow
+def test_a_wrong_key_is_a_sentence(llamacpp_engine):
+    engine = OpenAIEngine(llamacpp_engine.server.address + "/v1", "any", "wrong")
+    with pytest.raises(UserError, match="refuses"):
+        answer(engine, "x", max_new_tokens=1)
+
+
+def test_nobody_at_the_address_is_an_engine_that_is_down(monkeypatch):
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    with pytest.raises(EngineDown, match=r"127\.0\.0\.1:9"):
+        answer(OpenAIEngine("http://127.0.0.1:9/v1", "any"), "x", max_new_tokens=1)
+
+
+def test_what_an_endpoint_may_ignore_is_refused_unless_it_is_known_to_take_it():
+    engine = OpenAIEngine("http://127.0.0.1:9/v1", "any")
+    request = Request("1", prompt="x", decoding=Decoding(do_sample=True, top_k=5))
+    with pytest.raises(Unsupported, match="top_k"):
+        engine.check(request)
+    OpenAIEngine("http://127.0.0.1:9/v1", "any", extensions=["top_k"]).check(request)
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(UserError, match="no address"):
+        OpenAIEngine("localhost:8000", "any")
+    with pytest.raises(UserError, match="extensions has top_x"):
+        OpenAIEngine("http://localhost/v1", "any", extensions=["top_x"])
