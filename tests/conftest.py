@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 os.environ.setdefault("WANDB_MODE", "offline")
 # Before torch starts its threads: where several processes share the cores, threads that spin while they wait for each
 # other take the time away from those they wait for.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "200")
 
 from src.command import CONFIGS
 from src.models.download import resolve

@@ -148,10 +148,11 @@ class LlamaCppEngine(HttpEngine):
 
 
 def _patience() -> dict[str, str]:
-    """Let threads sleep while they wait for each other, unless the user has said how they should wait.
+    """How long threads that wait for each other spin before they sleep, unless the user has said it.
 
-    By default they spin, and where other programs want the cores too, they spin the time of those away that they wait
-    for: beside work on every core llama.cpp was ten times slower so (docs/generation.md).
+    GNU's OpenMP spins for milliseconds: where other programs want the cores, that is the time of those who are waited
+    for, and llama.cpp gets ten times slower. Not to spin at all costs two thirds of the speed of an idle machine. The
+    few rounds here lose neither (docs/engines.md).
     """
     chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ)
-    return {} if chosen else {"OMP_WAIT_POLICY": "passive"}
+    return {} if chosen else {"GOMP_SPINCOUNT": "200"}
