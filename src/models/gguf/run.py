@@ -41,7 +41,7 @@ def ask_llama_cpp(
     if not llama_cpp_installed():
         raise UserError("llama.cpp is not installed (package xllamacpp): pip install -e '.[cpu]', or give verify=false")
     questions = {"prompts": prompts, "texts": texts, "new_tokens": new_tokens, "adapter": adapter and str(adapter)}
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}  # threads that spin crawl beside other work
+    environment = {"GOMP_SPINCOUNT": "200", **os.environ}  # threads that spin for long crawl beside other work
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-m", "src.models.gguf.run", str(file)],
