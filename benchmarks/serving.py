@@ -1,19 +1,22 @@
 #!/usr/bin/env python
 """Generation speed of every engine, and what our HTTP API adds, beside plain ``transformers.generate``.
 
-``python benchmarks/serving.py`` (about 20 minutes on two cores; ``engines=llamacpp,transformers rounds=1`` for less).
+``python benchmarks/serving.py`` (about 25 minutes on two cores; ``engines=llamacpp,transformers rounds=1`` for less).
 
 The embedded model answers prompts of about 60 tokens with 64 tokens each, greedily and past end tokens, at 1, 8, 32 and
 64 requests at a time. All engines stay loaded, and each round goes through all of them, so that a slow minute of the
-machine meets each. Speed is tokens of all answers over the time from the first request to the last token; the time to
-the first token is the median over requests. The peer writes one answer after the other, as plain ``generate`` does
-(static batches of it are measured too, with the numbers of requests as batch size).
+machine meets each. No prompt comes twice, so none is found in a cache. Speed is tokens of all answers over the time
+from the first request to the last token; the time to the first token is the median over requests. The peer writes one
+answer after the other, as plain ``generate`` does (static batches of it are measured too, with the numbers of requests
+as batch size). Weights are bfloat16 in plain ``generate``, in the engine transformers and in vLLM, half precision in
+llama.cpp, and 8 bits in ``llamacpp_q8_0``.
 
 ``serving.api_overhead`` compares time for the same answers through our ``/v1/completions`` and through llama.cpp's own
 server, with the same client.
 """
 
 import asyncio
+import itertools
 import os
 import statistics
 import subprocess
@@ -44,19 +47,24 @@ from src.models.zoo import find_model
 
 MODEL, NEW_TOKENS, CONTEXT = "smollm2_135m", 64, 512
 LEVELS = (1, 8, 32, 64)
+DEFAULT = "llamacpp"  # the engine that the machine gets, and whose results bear the plain names
 PLAIN = "transformers.generate"
 VLLM = Path(os.environ.get("KNOWLM_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 PROMPT = (
-    "Notes of the weather station on hill number {number}. In the morning there was fog in the valley, and the wind "
-    "came from the west. At noon the clouds opened for an hour. The rain gauge showed four millimetres, and in the "
-    "evening the"
+    "{number} is the number of the hill of this weather station. Here are its notes. In the morning there was fog in "
+    "the valley, and the wind came from the west. At noon the clouds opened for an hour. The rain gauge showed four "
+    "millimetres, and in the evening the"
 )
 
 Measured = tuple[float, float]  # tokens a second, median seconds to the first token
 
 
+_numbers = itertools.count(100)
+
+
 def prompts(count: int) -> list[str]:
-    return [PROMPT.format(number=number + 100) for number in range(count)]
+    """Prompts of equal length that differ from their first word on, each of them new."""
+    return [PROMPT.format(number=next(_numbers)) for _ in range(count)]
 
 
 async def on_engine(engine: Engine, count: int) -> Measured:
@@ -154,6 +162,9 @@ def open_engines(names: list[str]) -> dict[str, Engine]:
         "llamacpp": lambda: load_engine(
             find_model(MODEL), LlamaCpp(), context_length=CONTEXT, max_parallel=max(LEVELS)
         ),
+        "llamacpp_q8_0": lambda: load_engine(
+            find_model(MODEL), LlamaCpp("q8_0"), context_length=CONTEXT, max_parallel=max(LEVELS)
+        ),
         "transformers": lambda: load_engine(
             find_model(MODEL), Transformers(), context_length=CONTEXT, max_parallel=max(LEVELS)
         ),
@@ -176,9 +187,9 @@ def open_engines(names: list[str]) -> dict[str, Engine]:
 def main() -> None:
     options = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
     rounds = int(options.get("rounds", 3))
-    names = options.get("engines", "llamacpp,transformers,vllm").split(",")
+    names = options.get("engines", "llamacpp,llamacpp_q8_0,transformers,vllm").split(",")
     plain, engines = Plain(), open_engines(names)
-    api = Api() if "llamacpp" in engines else None
+    api = Api() if DEFAULT in engines else None
     speed: dict[tuple[str, int], list[float]] = defaultdict(list)
     first: dict[tuple[str, int], list[float]] = defaultdict(list)
     overhead: dict[int, list[float]] = defaultdict(list)
@@ -203,7 +214,7 @@ def main() -> None:
                 for name, engine in engines.items():
                     note(name, level, asyncio.run(on_engine(engine, level)))
                 if api is not None:
-                    bare: Any = engines["llamacpp"]
+                    bare: Any = engines[DEFAULT]
                     ways = [("llama.cpp's server", bare.server.address, bare._key), ("our API", api.url, "")]
                     for name, url, key in ways if number % 2 else ways[::-1]:
                         note(name, level, asyncio.run(over_http(url, key, level)))
@@ -232,8 +243,7 @@ def report(
     Console(width=120).print(table)
     results = []
     for name in engines:
-        default = name == engines[0]
-        suffix = "" if default else f".{name}"
+        suffix = "" if name == DEFAULT else f".{name}"
         for metric, level in (("serving.single_vs_hf", 1), ("serving.batch8_vs_hf", 8), ("serving.batch32_vs_hf", 32)):
             ours = middle[name, level]
             note = f"{name}, {level} requests at a time; the peer writes one answer after the other"

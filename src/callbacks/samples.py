@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,10 @@ class Samples(Callback):
         tokenizer = load_tokenizer(module.spec)
         template = load_template(self.template or module.spec.template, tokenizer) if self.chat else None
         engine = TransformersEngine(module.model, tokenizer, template, batch_size=len(self.prompts))
-        texts = self._generate(engine)
+        decoding = self.decoding
+        if sharded and decoding.seed is None:  # the processes must draw the same tokens, or they wait for each other
+            decoding = replace(decoding, seed=trainer.global_step)
+        texts = self._generate(engine, decoding)
         if not trainer.is_global_zero:
             return
         rows = [{"step": trainer.global_step, "prompt": p, "text": t} for p, t in zip(self.prompts, texts, strict=True)]
@@ -64,12 +68,12 @@ class Samples(Callback):
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
-    def _generate(self, engine: TransformersEngine) -> list[str]:
+    def _generate(self, engine: TransformersEngine, decoding: Decoding) -> list[str]:
         texts = {str(number): "" for number in range(len(self.prompts))}
         requests = [
-            Request(id=str(number), messages=[Message("user", prompt)], decoding=self.decoding)
+            Request(id=str(number), messages=[Message("user", prompt)], decoding=decoding)
             if self.chat
-            else Request(id=str(number), prompt=prompt, decoding=self.decoding)
+            else Request(id=str(number), prompt=prompt, decoding=decoding)
             for number, prompt in enumerate(self.prompts)
         ]
         for event in engine.generate(requests):
