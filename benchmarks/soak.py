@@ -9,9 +9,12 @@ again when its Retry-After says. Afterwards it checks that
 - every request got a whole answer, unless its client left (none stuck), and has one line in the access log (none lost);
 - nothing runs or waits, and the engine's process uses no processor time;
 - the memory of server and engine did not grow after the first quarter.
+
+Its status is 1 where an answer was lost, stuck or broken, or the server failed; times and memory are for the reader.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -58,7 +61,6 @@ BAD: list[tuple[str, bytes]] = [
 class Seen:
     """What became of the requests."""
 
-    statuses: Counter[int] = field(default_factory=Counter)
     ids: set[str] = field(default_factory=set)
     left: set[str] = field(default_factory=set)
     refused: int = 0
@@ -109,11 +111,18 @@ async def ask(client: httpx.AsyncClient, number: int, random_: random.Random, se
             break
         seen.refused += 1
         await asyncio.sleep(int(response.headers["retry-after"]))
-    seen.statuses[response.status_code] += 1
-    text = response.text
-    whole = text.endswith("data: [DONE]\n\n") if stream and response.status_code == 200 else bool(json.loads(text))
-    if not whole:
-        seen.broken.append(f"{identity}: ends with {text[-200:]!r}")
+    if not is_whole(response.text, stream and response.status_code == 200):
+        seen.broken.append(f"{identity}: ends with {response.text[-200:]!r}")
+
+
+def is_whole(text: str, stream: bool) -> bool:
+    """Whether an answer came to its end."""
+    if stream:
+        return text.endswith("data: [DONE]\n\n")
+    try:
+        return bool(json.loads(text))
+    except json.JSONDecodeError:
+        return False
 
 
 def refused_early(content: bytes) -> bool:
@@ -138,8 +147,12 @@ async def soak(url: str, count: int, concurrency: int, processes: list[psutil.Pr
 
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=None) as client:
         sampling = asyncio.create_task(sample())
-        await asyncio.gather(*(worker() for _ in range(concurrency)))
-        sampling.cancel()
+        try:
+            await asyncio.gather(*(worker() for _ in range(concurrency)))
+        finally:
+            sampling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sampling  # raises where a process has ended
     return seen, memory
 
 
@@ -216,6 +229,8 @@ def main() -> None:
     for problem in [*lost, *seen.stuck, *seen.broken][:20]:
         print(problem)
     save("soak", [asdict(result) for result in results], ("fastapi", "uvicorn", "xllamacpp", "httpx"))
+    if lost or seen.stuck or still or seen.broken or failures:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

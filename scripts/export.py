@@ -24,22 +24,24 @@ def main(cfg: DictConfig) -> None:
     if cfg.format not in FORMATS:
         raise UserError(f"format={cfg.format} is none of: {', '.join(FORMATS)}")
     model = instantiate(cfg.model)
+    output = Path(cfg.output).expanduser()
+    adapter, checkpoint = (path and Path(path).expanduser() for path in (cfg.adapter_path, cfg.checkpoint))
     if cfg.format == "gguf_adapter":
-        if not cfg.adapter_path:
+        if not adapter:
             raise UserError("format=gguf_adapter needs adapter_path=…: give a PEFT folder")
-        print(export_gguf_adapter(model, cfg.output, cfg.adapter_path))
+        print(export_gguf_adapter(model, output, adapter))
         return
     if cfg.format == "gguf":
-        found = export_gguf(model, cfg.output, cfg.file_type, cfg.adapter_path, cfg.checkpoint, cfg.verify)
-        manifest = Path(f"{cfg.output}.merge.json")
+        found = export_gguf(model, output, cfg.file_type, adapter, checkpoint, cfg.verify)
+        manifest = output.with_name(f"{output.name}.merge.json")
         Console().print(verification_table(found))
     else:
         fields = {"training_data": cfg.training_data} if cfg.training_data else {}
-        folder = export(model, cfg.output, cfg.adapter_path, cfg.checkpoint, cfg.dtype, fields)
+        folder = export(model, output, adapter, checkpoint, cfg.dtype, fields)
         manifest = folder / MANIFEST
-    if cfg.adapter_path:
-        Console().print(merge_table(json.loads(manifest.expanduser().read_text(encoding="utf-8"))))
-    print(cfg.output)
+    if adapter:
+        Console().print(merge_table(json.loads(manifest.read_text(encoding="utf-8"))))
+    print(output)
 
 
 def merge_table(manifest: dict) -> Table:  # type: ignore[type-arg]

@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"{cfg.action} needs {other}=…: give a folder")
     raw, output = folder_of(cfg.raw), Path(cfg.output).expanduser()
     if cfg.action == "make":
-        summary = make_diff(raw, folder_of(cfg.tuned), output)
+        summary = make_diff(raw, folder_of(cfg.tuned), output, (name_of(cfg.raw), name_of(cfg.tuned)))
     else:
         summary = recover(raw, Path(cfg.diff).expanduser(), output, cfg.dtype)
     Console().print(table_of(summary))
@@ -40,6 +40,12 @@ def folder_of(model: str) -> Path:
     """A model's local folder; a folder that is given need not have a tokenizer."""
     path = Path(model).expanduser()
     return path if path.is_dir() else resolve(find_model(model))
+
+
+def name_of(model: str) -> str:
+    """What a difference calls a model: the name as given, of a folder its last part."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else model
 
 
 def table_of(summary: Summary) -> Table:

@@ -42,14 +42,14 @@ class ChatTemplate:
     def encode(
         self, messages: Sequence[Message], tokenizer: "Tokenizer", add_generation_prompt: bool = False
     ) -> Encoded:
-        """Ids and loss mask of the conversation."""
+        """Ids and loss mask of the conversation; a prompt (``add_generation_prompt``) is not trained on."""
         text = self.render(messages, add_generation_prompt)
         specials = [str(token) for token in tokenizer.all_special_tokens] + [
             token.content for token in tokenizer.added_tokens_decoder.values() if token.special
         ]
         marks = re.compile("|".join(re.escape(token) for token in sorted(set(specials), key=len, reverse=True)))
         contents = self._contents(text, messages, add_generation_prompt, marks)
-        spans = self._answers(text, messages, contents, marks)
+        spans = [] if add_generation_prompt else self._answers(text, messages, contents, marks)
         return encode_pieces(list(_cut(text, spans, contents, marks)), tokenizer)
 
     def stop_token_ids(self, tokenizer: "Tokenizer") -> list[int]:

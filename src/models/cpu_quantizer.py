@@ -6,6 +6,7 @@ machine that could never hold them in 16 bits.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,13 @@ from transformers.core_model_loading import ConversionOps
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from src.models.cpu_linear import Int4Linear, Int8Linear
+from src.errors import UserError
+from src.models.cpu_linear import GROUP, Int4Linear, Int8Linear
+
+logger = logging.getLogger(__name__)
 
 METHOD = "cpu-integers"
+MENTIONED_SHARE = 0.01
 
 
 @register_quantization_config(METHOD)
@@ -37,12 +42,24 @@ class CpuQuantizer(HfQuantizer):
     quantization_config: CpuQuantization
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        head = model.get_output_embeddings()
-        self.weights = {
-            f"{name}.weight"
-            for name, module in model.named_modules()
-            if type(module) is nn.Linear and module is not head and _takes(self.quantization_config.bits, module)
-        }
+        head, bits = model.get_output_embeddings(), self.quantization_config.bits
+        self.weights: set[str] = set()
+        taken = all_of_them = 0
+        for name, module in model.named_modules():
+            if module is head or isinstance(module, nn.Embedding):
+                continue
+            matrices = [parameter for parameter in module.parameters(recurse=False) if parameter.ndim > 1]
+            all_of_them += sum(matrix.numel() for matrix in matrices)
+            if type(module) is nn.Linear and (bits == 8 or Int4Linear.fits(module.weight)):
+                self.weights.add(f"{name}.weight")
+                taken += module.weight.numel()
+        if not taken:
+            raise UserError(
+                f"quantization={bits}bit finds no matrix in {type(model).__name__} that it can take (plain linear "
+                f"layers{'' if bits == 8 else f' of a multiple of 16 by one of {GROUP}'}): set quantization=none"
+            )
+        if (left := 1 - taken / all_of_them) > MENTIONED_SHARE:
+            logger.warning("quantization=%dbit leaves %.0f %% of the layers' weights as they are", bits, 100 * left)
         return model
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
@@ -82,7 +99,3 @@ class _Quantize(ConversionOps):
             model.set_submodule(path, layer)
             made[name] = [layer.weight]
         return made
-
-
-def _takes(bits: int, module: nn.Linear) -> bool:
-    return bits == 8 or Int4Linear.fits(module.weight)

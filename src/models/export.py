@@ -14,10 +14,10 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from src.errors import UserError
+from src.models.atomic_folder import put_in_place, scratch_folder
 from src.models.download import resolve
 from src.models.gguf.convert import write_json
 from src.models.gguf.export import base_config, write_gguf
@@ -182,38 +182,46 @@ def export_gguf(
     """Write a model as one GGUF file, with its adapter or a checkpoint's weights in it, and compare it with the source.
 
     Beside the file lie ``FILE.json``, what the comparison found, and for a merged model ``FILE.merge.json``. verify:
-    whether the numbers are compared too, which needs the model in memory as float32; the structure always is.
+    whether the numbers are compared too; the structure always is. That needs the model in memory as float32, as an
+    adapter or a checkpoint does.
 
     Raises:
         UserError: what `write_gguf` and `verify_gguf` raise; an earlier file of the same name is then left alone.
     """
     target = _gguf_target(file)
     check_file_type(file_type)
-    with TemporaryDirectory(prefix=f".{target.stem}.", dir=target.parent) as scratch:
-        source = _gguf_source(spec, Path(scratch) / "source", adapter_path, checkpoint)
+    with scratch_folder(target) as scratch:
+        if (adapter_path or checkpoint) and spec.kind != "config":  # random weights are in no file to tell their size
+            check_memory(resolve(spec), "putting other weights into a model", "use a machine with more memory")
+        source = _gguf_source(spec, scratch / "source", adapter_path, checkpoint)
         if verify:
             check_memory(source)
-        work = Path(scratch) / target.name
+        work = scratch / target.name
         write_gguf(source, work, file_type, {"name": spec.name, "license": spec.license})
         found = verify_gguf(work, source, file_type, verify)
         if (source / MANIFEST).is_file():
-            (source / MANIFEST).replace(target.with_name(f"{target.name}.merge.json"))
-        work.with_name(f"{work.name}.json").replace(target.with_name(f"{target.name}.json"))
+            shutil.copy(source / MANIFEST, scratch / f"{work.name}.merge.json")
+        made = {name: scratch / name for name in (f"{work.name}.json", f"{work.name}.merge.json")}
+        for name in made:  # so that what lies beside a file is always of that file
+            target.with_name(name).unlink(missing_ok=True)
         work.replace(target)
+        for name, file in made.items():
+            if file.is_file():
+                file.replace(target.with_name(name))
     return found
 
 
 def export_gguf_adapter(spec: ModelSpec, file: str | Path, adapter_path: str | Path) -> Path:
     """Write a LoRA adapter as a GGUF file that llama.cpp adds to its model as it loads it."""
     target = _gguf_target(file)
-    with TemporaryDirectory(prefix=f".{target.stem}.", dir=target.parent) as scratch:
-        write_adapter(adapter_path, base_config(spec), Path(scratch) / target.name)
-        (Path(scratch) / target.name).replace(target)
+    with scratch_folder(target) as scratch:
+        write_adapter(adapter_path, base_config(spec), scratch / target.name)
+        (scratch / target.name).replace(target)
     return target
 
 
 def _gguf_target(file: str | Path) -> Path:
-    target = Path(file).expanduser()
+    target = Path(file)
     if target.suffix != ".gguf":
         raise UserError(f"output '{file}' is no name for a GGUF file: give one that ends in .gguf")
     if target.exists():
@@ -356,16 +364,7 @@ def _write_atomically(folder: Path, write: Callable[[Path], None]) -> Path:
     if occupied and not any((folder / mark).is_file() for mark in EXPORT_MARKS):
         raise UserError(f"'{folder}' exists and is not an earlier export: give another output folder or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    work, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    for leftover in (work, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    work.mkdir()
-    try:
+    with scratch_folder(folder) as work:
         write(work)
-        if folder.exists():
-            folder.rename(old)
-        work.rename(folder)
-    finally:
-        for leftover in (work, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        put_in_place(work, folder)
     return folder

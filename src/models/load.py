@@ -5,7 +5,6 @@ torch and transformers are imported when a function is called, so that commands 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import warnings
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from src.errors import UserError
 from src.models.download import resolve, resolve_tokenizer
 from src.models.placement import Placement, device_name
-from src.models.quantized import check_checkpoint, quantized_settings
+from src.models.quantized import check_checkpoint, quantized_settings, training_settings
 from src.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 DTYPES = ("float32", "bfloat16", "float16")
-QUANTIZATIONS = ("nf4", "fp4")
 # peft imports bitsandbytes wherever it is installed, and that warns on each CPU without an optional package of kernels
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)  # that parts lie elsewhere, as was asked for
@@ -54,7 +52,7 @@ def load_model(
     """The model with its weights, or with random ones for a random model and where `from_scratch` says so.
 
     ``config.use_cache`` stays as the checkpoint has it: training turns it off. Random weights follow torch's seed.
-    With ``quantization`` the linear layers hold 4 bits a weight and multiply in ``dtype``, see `quantized_loading`.
+    With ``quantization`` the linear layers hold 4 bits a weight and multiply in ``dtype``, see `training_settings`.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -69,7 +67,7 @@ def load_model(
         return _model_without_weights(folder, torch_dtype, attn_implementation)
     random = from_scratch or spec.kind == "config"
     if quantization is not None:
-        settings = quantized_loading(quantization, torch_dtype, random)
+        settings = training_settings(quantization, torch_dtype, random)
         settings |= {"device_map": {"": device or "cpu"}, "attn_implementation": attn_implementation}
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, **settings)
         module: Any
@@ -89,35 +87,6 @@ def load_model(
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, attn_implementation=attn_implementation)
     return model.to(device) if device is not None else model
-
-
-def quantized_loading(quantization: str, compute_dtype: torch.dtype, random: bool = False) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` for weights of 4 bits: NF4 with quantised scales (Dettmers et al. 2023, QLoRA,
-    arXiv:2305.14314). Embeddings, norms and head stay as they are.
-
-    Raises:
-        UserError: a quantisation that is not known, no bitsandbytes, or random weights.
-    """
-    from transformers import BitsAndBytesConfig
-
-    if quantization not in QUANTIZATIONS:
-        raise UserError(f"module.quantization must be null or {', '.join(QUANTIZATIONS)}, found {quantization!r}")
-    if random:
-        raise UserError(
-            "module.quantization is for pretrained weights and these are random: give module.quantization=null"
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            "module.quantization needs the package bitsandbytes: pip install -e '.[quantization]', "
-            "or give module.quantization=null"
-        )
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=quantization,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
-    )
-    return {"quantization_config": config}
 
 
 @contextmanager

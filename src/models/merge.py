@@ -40,17 +40,24 @@ def merge(peft_model: Any, adapter_path: str | Path) -> tuple[PreTrainedModel, d
     """A ``PeftModel`` as a plain model, its adapter added to the weights, and what changed by name of the layer.
 
     Raises:
-        UserError: the layers of one name stayed as they were.
+        UserError: the layers of one name stayed as they were, or weights come out that are no numbers.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    _part_tied_embeddings(peft_model)
     found: dict[str, MergedModules] = {}
     for name, layer in peft_model.named_modules():
         weight = getattr(layer.get_base_layer(), "weight", None) if isinstance(layer, BaseTunerLayer) else None
         if weight is None:
             continue
         before = weight.detach().clone()
-        layer.merge(safe_merge=True)
+        try:
+            layer.merge(safe_merge=True)
+        except ValueError as error:
+            raise UserError(
+                f"adapter '{adapter_path}' makes weights of {name} that are not finite numbers: its tuning went wrong, "
+                "so give an earlier checkpoint of it"
+            ) from error
         difference = (layer.get_base_layer().weight.detach() - before).abs()
         change = float(difference.max())
         modules = found.setdefault(name.rsplit(".", 1)[-1], MergedModules())
@@ -68,7 +75,28 @@ def merge(peft_model: Any, adapter_path: str | Path) -> tuple[PreTrainedModel, d
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*already.*merged.*")
-        return peft_model.merge_and_unload(safe_merge=True), found
+        merged = peft_model.merge_and_unload(safe_merge=True)
+    if merged.config.tie_word_embeddings and not _tied(merged):
+        merged.config.tie_word_embeddings = False  # else a reader may leave the head out and take the embedding
+    return merged, found
+
+
+def _tied(model: Any) -> bool:
+    """Whether embedding and head of a model, with or without adapters on them, are one tensor."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def _part_tied_embeddings(peft_model: Any) -> None:
+    """Give the head weights of its own where an adapter is on one of two tied layers, for it changes only that one."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model = peft_model.get_base_model()
+    head = model.get_output_embeddings()
+    if _tied(model) and any(isinstance(layer, BaseTunerLayer) for layer in (head, model.get_input_embeddings())):
+        plain: Any = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+        plain.weight = torch.nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
 
 
 def merge_manifest(

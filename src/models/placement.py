@@ -75,7 +75,7 @@ class Allocation:
 class Part:
     """A piece of a model that stays whole: its module's name, bytes of weights, bytes of its KV cache when full.
 
-    tied_to: the part that holds its weights; both go onto one device.
+    tied_to: the part before it that holds its weights, or part of them; both go onto one device.
     """
 
     name: str
@@ -250,8 +250,9 @@ def _fill(
         if part.tied_to is not None:
             placed[part.name] = placed[part.tied_to]
             continue
+        together = [part, *(other for other in parts if other.tied_to == part.name)]
         while order:
-            size = part.weights + (part.cache if _computes(order[0], main) else 0)
+            size = sum(one.weights + (one.cache if _computes(order[0], main) else 0) for one in together)
             if size <= left[order[0]]:
                 break
             order.pop(0)
@@ -306,6 +307,8 @@ def parts_of(model: PreTrainedModel, dtype: str, quantization: str, tokens: int,
         quantization: 8bit or 4bit of its layers when it is loaded, else none; ``on_cpu`` tells which kind.
         tokens: in the KV cache, over all rows.
     """
+    from src.models.cpu_linear import Int4Linear
+
     blocks = set(model._no_split_modules or ())
     bits = layer_bits(quantization, on_cpu, getattr(model.config, "quantization_config", None))
     own_head = head_bits(quantization, on_cpu)
@@ -316,7 +319,9 @@ def parts_of(model: PreTrainedModel, dtype: str, quantization: str, tokens: int,
         is_block = type(module).__name__ in blocks
         tied = [owners[id(parameter)] for parameter in module.parameters() if id(parameter) in owners]
         size = sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
-        linear = {id(child.weight) for child in module.modules() if _is_linear(child)}
+        weights: list[Any] = [child.weight for child in module.modules() if _is_linear(child)]
+        in_groups = is_block and on_cpu and quantization == "4bit"
+        linear = {id(weight) for weight in weights if not in_groups or Int4Linear.fits(weight)}
         stored = bits if is_block else own_head if module is model.get_output_embeddings() else None
         for parameter in module.parameters():
             is_owner = owners.setdefault(id(parameter), name) == name

@@ -1,9 +1,9 @@
 """Models whose weights take 8 or 4 bits, for generation: which way on which device; checkpoints that are so already.
 
 On a GPU ``8bit`` is LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339) and ``4bit`` is NF4 with quantised scales
-(Dettmers et al. 2023, arXiv:2305.14314), both by bitsandbytes. On a CPU, where bitsandbytes is many times slower than
-no quantisation at all, they are the layers of `src.models.cpu_linear`. Embeddings and norms stay as they are; the head
-too on a GPU, and is 8 bits on a CPU.
+(Dettmers et al. 2023, arXiv:2305.14314), both by bitsandbytes. On a CPU, where its int8 is slower than bfloat16 and its
+NF4 loses much (``docs/loading.md``), they are the layers of `src.models.cpu_linear`. Embeddings and norms stay as they
+are; the head too on a GPU, and is 8 bits on a CPU.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 QUANTIZATIONS = ("none", "8bit", "4bit")
+TRAINING_QUANTIZATIONS = ("nf4", "fp4")
 # What transformers needs to load a checkpoint of each method: the modules, and what pip calls them.
 CHECKPOINT_PACKAGES = {
     "gptq": {"optimum": "optimum", "gptqmodel": "gptqmodel"},
@@ -100,8 +101,35 @@ def quantized_settings(quantization: str, dtype: torch.dtype, on_cpu: bool) -> d
 
     if quantization == "8bit":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    return _four_bits("nf4", dtype)
+
+
+def training_settings(quantization: str, dtype: torch.dtype, random: bool = False) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` for frozen weights of 4 bits under an adapter (QLoRA); on a CPU too.
+
+    Raises:
+        UserError: a quantisation that is not known, no bitsandbytes, or random weights.
+    """
+    if quantization not in TRAINING_QUANTIZATIONS:
+        known = ", ".join(TRAINING_QUANTIZATIONS)
+        raise UserError(f"module.quantization must be null or {known}, found {quantization!r}")
+    if random:
+        raise UserError(
+            "module.quantization is for pretrained weights and these are random: give module.quantization=null"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "module.quantization needs the package bitsandbytes: pip install -e '.[quantization]', "
+            "or give module.quantization=null"
+        )
+    return _four_bits(quantization, dtype)
+
+
+def _four_bits(kind: str, dtype: torch.dtype) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
     config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     return {"quantization_config": config}
 

@@ -23,15 +23,14 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.models.atomic_folder import digest, identity
 from src.models.gguf.architecture import NOT_WEIGHTS
 from src.models.gguf.convert import write_json
 from src.models.weight_diff_folder import (
     HASHES,
     check_files,
     copy_files,
-    digest,
     finish,
-    identity,
     record_bytes,
     sha256_of_bits,
     sha256_of_file,
@@ -85,8 +84,10 @@ class Summary:
     verified: bool = True
 
 
-def make_diff(raw: str | Path, tuned: str | Path, output: str | Path) -> Summary:
+def make_diff(raw: str | Path, tuned: str | Path, output: str | Path, names: tuple[str, str] | None = None) -> Summary:
     """Write the difference between two Hugging Face folders.
+
+    names: of the raw and the tuned model, for whoever gets the difference; by default those of their folders.
 
     Raises:
         UserError: a folder is no model, or `output` holds something else.
@@ -96,25 +97,26 @@ def make_diff(raw: str | Path, tuned: str | Path, output: str | Path) -> Summary
     shards = _by_file(after)
     key = digest(["make", FORMAT, identity(raw), identity(tuned)])
     with whole_folder(output, MANIFEST, key) as work, bytes_progress("comparing", 2 * after.nbytes) as advance:
-        records = []
+        records: list[dict[str, Any]] = []
         for number, (file, tensors) in enumerate(shards.items(), 1):
             name = f"difference-{number:05d}.safetensors"
             progress = work / f".{name}.json"  # there once the shard is whole
-            if progress.is_file():
-                advance(2 * sum(tensor.nbytes for tensor in tensors))
-            else:
+            found = _found_again(work / name, progress)
+            if found is None:
                 found = _write_difference(work / name, before, after, tensors, advance)
                 with whole_file(progress) as partial:
-                    write_json(partial, {"tensors": found})
+                    write_json(partial, {"tensors": found, "sha256": sha256_of_file(work / name)})
+            else:
+                advance(2 * sum(tensor.nbytes for tensor in tensors))
             shard = {"file": _safetensors_name(file, number, len(shards)), "difference": name}
-            records.append({**shard, **json.loads(progress.read_text(encoding="utf-8"))})
+            records.append({**shard, "tensors": found})
         for progress in work.glob(".*.json"):
             progress.unlink()
         only_raw = sorted(before.tensors.keys() - after.tensors.keys())
         manifest = {
             "format": FORMAT,
-            "raw": raw.resolve().name,
-            "tuned": tuned.resolve().name,
+            "raw": names[0] if names else raw.resolve().name,
+            "tuned": names[1] if names else tuned.resolve().name,
             "shards": records,
             "only_raw": only_raw,
             "files": copy_files(tuned, work / FILES),
@@ -142,7 +144,7 @@ def recover(raw: str | Path, diff: str | Path, output: str | Path, dtype: str = 
     with whole_folder(output, HASHES, key) as work, bytes_progress("recovering", total) as advance:
         for shard in manifest["shards"]:
             records = [TensorRecord(**record) for record in shard["tensors"]]
-            if (work / shard["file"]).is_file():
+            if _is_recovered(work / shard["file"], records):
                 advance(sum(record_bytes(asdict(record)) for record in records))
                 continue
             stored = TensorFiles(_existing(diff, shard["difference"]))
@@ -198,6 +200,28 @@ def _write_difference(
 
     write_safetensors(file, header, values())
     return [asdict(record) for record in records]
+
+
+def _found_again(file: Path, progress: Path) -> list[dict[str, Any]] | None:
+    """The records of a shard that a stopped run wrote; None where it did not, or the shard is not as it was."""
+    if not progress.is_file() or not file.is_file():
+        return None
+    content = json.loads(progress.read_text(encoding="utf-8"))
+    records: list[dict[str, Any]] = content["tensors"]
+    return records if sha256_of_file(file) == content["sha256"] else None
+
+
+def _is_recovered(file: Path, records: list[TensorRecord]) -> bool:
+    """Whether a stopped run wrote a shard and all its tensors are right."""
+    if not file.is_file():
+        return False
+    try:
+        found = TensorFiles(file)
+    except UserError:
+        return False
+    return found.tensors.keys() == {record.name for record in records} and all(
+        sha256_of_bits(found.read(record.name)) == record.sha256 for record in records
+    )
 
 
 def _whole_numbers(dtype: str) -> str:
@@ -259,7 +283,10 @@ def _recovered(
 
 
 def _recover_plain(raw: Path, diff: Path, output: Path, dtype: str) -> Summary:
-    """Raw + difference in float32, as KnowLM and Alpaca made theirs; nothing tells whether the result is right."""
+    """Raw + difference in float32, as KnowLM and Alpaca made theirs; nothing tells whether the result is right.
+
+    For want of hashes a stopped run begins anew.
+    """
     if dtype not in DTYPES:
         raise UserError(f"dtype '{dtype}' is not known: expected one of {', '.join(DTYPES)}")
     if not (diff / "config.json").is_file():

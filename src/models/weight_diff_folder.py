@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.models.atomic_folder import lock_of, put_in_place
 from src.models.gguf.convert import write_json
 from src.models.weight_files import BYTES
+
+logger = logging.getLogger(__name__)
 
 HASHES = "weight_hashes.json"  # of a recovered model
 KEY = ".inputs"  # of a folder that is not whole yet
@@ -33,8 +35,8 @@ def whole_folder(target: Path, mark: str, key: str) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not (target / mark).is_file():
         raise UserError(f"'{target}' exists and is not an earlier result: give another output folder or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    work, old = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.old")
-    with FileLock(Path(tempfile.gettempdir()) / f"knowlm-{digest(str(target.resolve()))[:16]}.lock"):
+    work = target.with_name(f".{target.name}.partial")
+    with FileLock(lock_of(target)):
         if work.is_dir() and (not (work / KEY).is_file() or (work / KEY).read_text() != key):
             shutil.rmtree(work)
         work.mkdir(exist_ok=True)
@@ -45,11 +47,7 @@ def whole_folder(target: Path, mark: str, key: str) -> Iterator[Path]:
             shutil.rmtree(work)
             raise
         (work / KEY).unlink()
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            target.rename(old)
-        work.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        put_in_place(work, target)
 
 
 @contextmanager
@@ -73,8 +71,13 @@ def finish(work: Path, shards: dict[str, list[dict[str, Any]]], files: dict[str,
 
 
 def copy_files(source: Path, target: Path) -> dict[str, str]:
-    """Copy what a model folder has besides weights: config, tokenizer, card. Returns the SHA-256 of each file."""
+    """Copy what a model folder has besides weights: config, tokenizer, card. Returns the SHA-256 of each file.
+
+    Folders within it are left out, and named in a warning.
+    """
     target.mkdir(exist_ok=True)
+    if folders := sorted(path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        logger.warning("'%s' has folders within it that are left out: %s", source, ", ".join(folders))
     hashes = {}
     for file in sorted(source.iterdir()):
         if file.is_file() and not file.name.startswith(".") and not file.name.endswith((*WEIGHT_SUFFIXES, HASHES)):
@@ -87,16 +90,6 @@ def check_files(folder: Path, hashes: dict[str, str]) -> None:
     for name, sha256 in hashes.items():
         if not (folder / name).is_file() or sha256_of_file(folder / name) != sha256:
             raise UserError(f"{name} of the difference is missing or changed: copy or download the difference again")
-
-
-def identity(folder: Path) -> list[Any]:
-    """Names, sizes and times of a folder's files."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return [[str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-def digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def sha256_of_bits(bits: np.ndarray) -> str:

@@ -134,16 +134,15 @@ class WeightFiles(TensorFiles):
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a folder's weights, safetensors rather than pickles, in the order of their names."""
     for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():  # before an index, as transformers takes them
+            return [folder / name]
         index = folder / f"{name}.index.json"
-        if index.is_file():
-            files = [folder / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        else:
-            files = [folder / name]
-        missing = [file.name for file in files if not file.is_file()]
-        if not missing:
-            return files
-        if index.is_file():
+        if not index.is_file():
+            continue
+        files = [folder / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        if missing := [file.name for file in files if not file.is_file()]:
             raise UserError(f"'{folder}' lacks {', '.join(missing)}: copy or download the missing files")
+        return files
     raise UserError(f"'{folder}' has no weights: expected model.safetensors or pytorch_model.bin, or their shards")
 
 

@@ -1,6 +1,7 @@
 """Exports load in plain transformers and peft and give the logits of the model they were made from."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,40 @@ def test_a_gguf_file_holds_the_model(tiny_spec: ModelSpec, tmp_path: Path) -> No
     assert torch.equal(logits(from_gguf(tmp_path / "m.gguf", tmp_path / "back")), logits(load_model(tiny_spec).eval()))
     names = {path.name for path in tmp_path.iterdir()} - {"cache", "back"}
     assert names == {"m.gguf", "m.gguf.json"}
+
+
+def test_writing_a_gguf_file_leaves_the_model_as_it_was(tiny_spec, peft_model: PeftModel, tmp_path: Path) -> None:
+    adapter = export_adapter(peft_model, tmp_path / "adapter")
+    merged = merge_adapter(tiny_spec, adapter, tmp_path / "merged")
+    before = {file.name: file.read_bytes() for file in merged.iterdir()}
+    export_gguf(ModelSpec(path=str(merged)), tmp_path / "m.gguf", "f32", verify=False)
+    assert {file.name: file.read_bytes() for file in merged.iterdir()} == before
+    assert (tmp_path / "m.gguf.merge.json").read_bytes() == before["merge.json"]
+    export_gguf(tiny_spec, tmp_path / "m.gguf", "f32", verify=False)  # which nothing was merged into
+    assert not (tmp_path / "m.gguf.merge.json").exists()
+
+
+def test_what_a_killed_gguf_export_left_goes_with_the_next(tiny_spec: ModelSpec, tmp_path: Path) -> None:
+    program = (
+        "import os; import src.models.export as export; from src.models.spec import ModelSpec; "
+        "export.verify_gguf = lambda *_: os.abort(); "  # in the middle
+        f"export.export_gguf(ModelSpec(path={str(resolve(tiny_spec))!r}), {str(tmp_path / 'm.gguf')!r}, 'f32')"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True).returncode
+    assert list(tmp_path.glob(".m*")) and not list(tmp_path.glob("m*"))
+    export_gguf(tiny_spec, tmp_path / "m.gguf", "f32", verify=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "m.gguf", "m.gguf.json"}
+
+
+def test_a_model_larger_than_memory_gets_no_adapter(tiny_spec: ModelSpec, tmp_path: Path) -> None:
+    shutil.copytree(resolve(tiny_spec), tmp_path / "large")
+    entry = {"dtype": "F32", "shape": [100_000, 1_000_000], "data_offsets": [0, 400_000_000_000]}
+    header = json.dumps({"model.embed_tokens.weight": entry}).encode()
+    with (tmp_path / "large" / "model.safetensors").open("wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        stream.truncate(8 + len(header) + 400_000_000_000)  # takes no room on the disk
+    with pytest.raises(UserError, match="putting other weights into a model needs 460 GB of memory"):
+        export_gguf(ModelSpec(path=str(tmp_path / "large")), tmp_path / "m.gguf", adapter_path="a", verify=False)
 
 
 def test_an_adapter_is_merged_into_a_gguf_file(tiny_spec: ModelSpec, peft_model: PeftModel, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from src.errors import UserError
 from src.models.download import resolve
@@ -15,6 +16,7 @@ from src.models.export import export_adapter, merge_adapter
 from src.models.load import load_model
 from src.models.merge import merge
 from src.models.spec import ModelSpec
+from tests.models.tiny_decoders import write_byte_tokenizer, write_decoder
 
 
 def adapted(spec: ModelSpec, dtype: str = "float32", size: float = 0.1):
@@ -43,6 +45,37 @@ def test_the_largest_change_is_the_adapters(tiny_spec: ModelSpec) -> None:
     for kind, largest in deltas.items():
         assert (modules[kind].tensors, modules[kind].changed) == (2, 2)
         assert modules[kind].largest_change == pytest.approx(largest, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["lm_head"]},
+        {"target_modules": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    ],
+)
+def test_an_adapter_on_one_of_two_tied_layers_changes_only_that_one(tmp_path: Path, settings: dict) -> None:
+    base = write_decoder(tmp_path / "base", write_byte_tokenizer(tmp_path / "t"), tie_word_embeddings=True)
+    torch.manual_seed(0)
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False, **settings)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).eval()
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data += torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "adapter")
+    folder = merge_adapter(ModelSpec(path=str(base)), tmp_path / "adapter", tmp_path / "merged")
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
+    ids = torch.tensor([[5, 60, 7, 200, 11, 12]])
+    with torch.no_grad():
+        expected, loaded = model(ids).logits, AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+        torch.testing.assert_close(loaded, expected, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(merge(model, "a")[0](ids).logits, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_an_adapter_that_is_no_number_is_refused(tiny_spec: ModelSpec) -> None:
+    with pytest.raises(UserError, match=r"adapter 'a' makes weights of .*q_proj that are not finite numbers"):
+        merge(adapted(tiny_spec, size=float("inf")), "a")
 
 
 def test_an_untrained_adapter_is_refused(tiny_spec: ModelSpec) -> None:

@@ -114,16 +114,22 @@ sizes = st.integers(0, 50)
     st.lists(st.integers(0, 300), max_size=3),
     st.integers(1, 400),
     st.integers(0, 400),
+    st.lists(st.tuples(sizes, st.integers(0, 11)), max_size=2),
 )
-def test_parts_stay_in_order_and_every_device_within_its_limit(layers, gpus, cpu, disk):
-    parts = [Part(str(index), weights, cache) for index, (weights, cache) in enumerate(layers)]
+def test_parts_stay_in_order_and_every_device_within_its_limit(layers, gpus, cpu, disk, heads):
+    untied = [Part(str(index), weights, cache) for index, (weights, cache) in enumerate(layers)]
+    tied = [
+        Part(f"head{index}", weights, tied_to=str(owner % len(layers))) for index, (weights, owner) in enumerate(heads)
+    ]
+    parts = untied + tied
     limits = {index: limit for index, limit in enumerate(gpus) if limit} | {"cpu": cpu, "disk": disk}
     try:
         shares = assign(parts, limits)
     except UserError:
         assume(False)
     placed, order = devices_of(shares), list(limits)
-    ranks = [order.index(placed[part.name]) for part in parts]
+    assert all(placed[part.name] == placed[part.tied_to] for part in tied)
+    ranks = [order.index(placed[part.name]) for part in untied]
     assert ranks == sorted(ranks) and ranks[0] == 0
     assert all(share.total <= share.limit for share in shares)
     assert sum(share.cache for share in shares) == sum(part.cache for part in parts)

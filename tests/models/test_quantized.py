@@ -13,6 +13,7 @@ from src.models.load import load_for_generation, load_model
 from src.models.placement import Allocation, model_on_meta, parts_of, place
 from src.models.quantized import check_checkpoint, check_quantization, compute_dtype, layer_bits, quantized_settings
 from src.models.spec import ModelSpec
+from tests.models.tiny_decoders import write_byte_tokenizer, write_decoder
 
 # eighty words of our own, and their tokens as SmolLM2 has them
 TEXT = """The harbour was quiet before dawn. Two boats lay at the wall, and a man with a lantern walked slowly along the
@@ -80,6 +81,24 @@ def test_layers_are_quantised_while_they_are_read_and_the_estimate_knows_their_s
     weights = linear * (8 if bits == 8 else 5) / 8 + head + 4 * (rest - head)
     inverse_frequencies = 4 * plain.config.head_dim  # two buffers of half a head's size
     assert placement.shares[0].weights == pytest.approx(weights + inverse_frequencies, abs=64)
+
+
+def test_a_model_without_linear_layers_is_not_quantised_in_silence(tmp_path: Path):
+    folder = write_decoder(tmp_path / "gpt2", write_byte_tokenizer(tmp_path / "t"), "GPT2Config")
+    with pytest.raises(UserError, match="quantization=8bit finds no matrix in GPT2LMHeadModel that it can take"):
+        load_for_generation(ModelSpec(path=str(folder)), quantization="8bit")
+
+
+def test_matrices_that_do_not_fit_4_bits_stay_and_are_counted(tmp_path: Path, caplog):
+    folder = write_decoder(tmp_path / "m", write_byte_tokenizer(tmp_path / "t"), intermediate_size=100)
+    spec = ModelSpec(path=str(folder))
+    model, _ = load_for_generation(spec, quantization="4bit")
+    assert type(model.model.layers[0].mlp.up_proj) is torch.nn.Linear
+    assert type(model.model.layers[0].self_attn.q_proj) is Int4Linear
+    assert "leaves 61 % of the layers' weights as they are" in caplog.text  # 3 * 100 of 3 * 100 + 192 columns
+    placement = place(spec, Allocation(context=8), "float32", "4bit")
+    layer = 64 * (192 * 5 / 8 + 3 * 100 * 4) + 2 * 64 * 4
+    assert placement.shares[0].parts[1].weights == layer
 
 
 @pytest.mark.slow

@@ -102,7 +102,8 @@ def test_generation_prompt_is_a_prefix_of_the_training_ids(name, tokenizer_name,
         full = template.encode(talk, tokenizer)
         prompt = template.encode(talk[:-1], tokenizer, add_generation_prompt=True)
         assert full.input_ids[: len(prompt.input_ids)] == prompt.input_ids
-        assert full.loss_mask[: len(prompt.input_ids)] == prompt.loss_mask
+        if name is not None:  # a tokenizer's own template marks nothing in a prompt
+            assert full.loss_mask[: len(prompt.input_ids)] == prompt.loss_mask
 
 
 @pytest.mark.parametrize("name", ["chatml", "alpaca", "llama2", None])
@@ -136,6 +137,18 @@ def test_a_chat_template_that_rewrites_earlier_turns_is_refused(smol):
     rewriting.chat_template = "{{ messages|length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
     with pytest.raises(UserError, match="rewrites earlier turns"):
         load_template(None, rewriting).encode(TALK, rewriting)
+
+
+def test_a_chat_template_that_rewrites_earlier_turns_can_still_be_talked_to(smol):
+    thinking = AutoTokenizer.from_pretrained(smol.name_or_path)
+    thinking.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    prompt = load_template(None, thinking).encode(TALK[:-1], thinking, add_generation_prompt=True)
+    assert prompt.input_ids == load_template("chatml", smol).encode(TALK[:-1], smol, True).input_ids
+    assert not any(prompt.loss_mask)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from src.errors import UserError
 from src.models.weight_diff import add, make_diff, recover, subtract
+from src.models.weight_files import write_safetensors
 
 ROOT = Path(__file__).resolve().parents[2]
 Tensors = dict[str, torch.Tensor]
@@ -93,7 +94,8 @@ def test_subtracting_floats_would_not_do() -> None:
 
 
 def test_the_tuned_model_comes_back_bit_for_bit(raw: Path, tuned: Path, tmp_path: Path) -> None:
-    made = make_diff(raw, tuned, tmp_path / "diff")
+    made = make_diff(raw, tuned, tmp_path / "diff", ("owner/raw", "tuned"))
+    assert json.loads((tmp_path / "diff" / "weight_diff.json").read_text())["raw"] == "owner/raw"
     assert made.tensors == {"added": 2, "same": 1, "whole": 2} and made.only_raw == ["old"]
     back = recover(raw, tmp_path / "diff", tmp_path / "back")
     assert back.verified
@@ -118,9 +120,9 @@ def test_the_difference_does_not_hold_the_models(raw: Path, tuned: Path, tmp_pat
     make_diff(raw, tuned, tmp_path / "diff")
     stored = {name: t for file in (tmp_path / "diff").glob("*.safetensors") for name, t in load_file(file).items()}
     assert "norm.weight" not in stored and stored["embed.weight"].dtype == torch.uint16
-    assert not stored["embed.weight"][:10].equal(
-        load_file(tuned / "model-00001-of-00002.safetensors")["embed.weight"][:10].view(torch.uint16)
-    )
+    bits = load_file(tuned / "model-00001-of-00002.safetensors")["embed.weight"].view(torch.uint16)
+    assert (stored["embed.weight"][:10] != bits[:10]).any()  # a difference
+    assert torch.equal(stored["embed.weight"][10:], bits[10:])  # rows that the raw model lacks
     assert not (tmp_path / "diff" / "config.json").exists()  # nobody loads it as a model
 
 
@@ -182,15 +184,37 @@ def test_an_earlier_result_is_replaced_and_anything_else_is_not(raw: Path, tuned
         make_diff(raw, tuned, raw)
 
 
-def test_a_half_written_folder_is_taken_up_where_it_was(raw: Path, tuned: Path, tmp_path: Path) -> None:
-    make_diff(raw, tuned, tmp_path / "diff")
-    second = tmp_path / "diff" / "difference-00002.safetensors"
-    content = second.read_bytes()
-    second.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"difference-00002\.safetensors.*copy or download it again"):
-        recover(raw, tmp_path / "diff", tmp_path / "back")
-    second.write_bytes(content)
-    recover(raw, tmp_path / "diff", tmp_path / "back")
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("action", ["make", "recover"])
+def test_a_stopped_run_keeps_the_shards_that_are_right(
+    raw: Path, tuned: Path, tmp_path: Path, monkeypatch, action: str, damaged: bool
+) -> None:
+    diff, first = tmp_path / "diff", "model-00001-of-00002.safetensors"
+    output, first = (diff, "difference-00001.safetensors") if action == "make" else (tmp_path / "back", first)
+    if action == "recover":
+        make_diff(raw, tuned, diff)
+    written = []
+
+    def stop_at_the_second(file: Path, *arguments):
+        if written:
+            raise KeyboardInterrupt
+        written.append(file)
+        return write_safetensors(file, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("src.models.weight_diff.write_safetensors", stop_at_the_second)
+        make_diff(raw, tuned, diff) if action == "make" else recover(raw, diff, output)
+    kept = tmp_path / f".{output.name}.partial" / first
+    before = kept.stat().st_ino, kept.stat().st_mtime_ns
+    if damaged:
+        content = bytearray(kept.read_bytes())
+        content[-1] ^= 1
+        kept.write_bytes(content)
+        before = (0, 0)
+    make_diff(raw, tuned, diff) if action == "make" else recover(raw, diff, output)
+    after = (output / first).stat()
+    assert ((after.st_ino, after.st_mtime_ns) == before) is not damaged
+    recover(raw, diff, tmp_path / "back")
     same(tuned, tmp_path / "back")
 
 

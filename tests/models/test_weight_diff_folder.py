@@ -46,10 +46,11 @@ def test_a_file_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-def test_everything_but_weights_is_copied(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
+def test_everything_but_weights_and_folders_is_copied(tmp_path: Path, caplog) -> None:
+    (tmp_path / "model" / "additional_chat_templates").mkdir(parents=True)
     for name in ("config.json", "tokenizer.model", "README.md"):
         (tmp_path / "model" / name).write_text(name)
     for name in ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", ".git", HASHES):
         (tmp_path / "model" / name).write_text("left out")
     assert list(copy_files(tmp_path / "model", tmp_path / "copy")) == ["README.md", "config.json", "tokenizer.model"]
+    assert "has folders within it that are left out: additional_chat_templates" in caplog.text

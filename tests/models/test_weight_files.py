@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from src.errors import UserError
 from src.models.weight_files import TensorFiles, WeightFiles, as_float32, from_float32, write_safetensors
@@ -66,6 +67,19 @@ def test_rows_of_several_shards_are_found(tmp_path: Path) -> None:
     (tmp_path / "model-00002.safetensors").unlink()
     with pytest.raises(UserError, match=r"lacks model-00002\.safetensors"):
         WeightFiles(tmp_path)
+
+
+def test_of_one_file_and_an_index_the_file_is_read_as_transformers_does(tmp_path: Path) -> None:
+    config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    shard = "model-00001-of-00001.safetensors"
+    other = {name: torch.zeros_like(value) for name, value in load_file(tmp_path / "model.safetensors").items()}
+    save_file(other, tmp_path / shard, metadata={"format": "pt"})
+    index = {"weight_map": dict.fromkeys(other, shard)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path).lm_head.weight.detach().numpy()
+    assert theirs.any()
+    assert np.array_equal(as_float32(WeightFiles(tmp_path).read("lm_head.weight"), "F32"), theirs)
 
 
 @given(bits=arrays.arrays(np.uint16, 50))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.models.weight_files import StoredTensor, WeightFiles, as_float32
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,14 @@ ARCHITECTURES = {
 }
 NOT_WEIGHTS = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")  # what old checkpoints keep besides weights
 SLIDING_PERIOD = {"gemma2": 2, "gemma3": 6}  # llama.cpp: each so-manieth block sees the whole context
+LARGEST = {"gemma2": 46, "gemma3": 62}  # layers of the models whose attention is not scaled by the size of a head
 # Gemma's configs leave out what their classes take for granted
-DEFAULTS = {"gemma2": {"sliding_window": 4096}, "gemma3": {"sliding_window": 4096, "max_position_embeddings": 131072}}
+SLIDES = {"head_dim": 256, "sliding_window": 4096, "query_pre_attn_scalar": 256}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma": {"head_dim": 256},
+    "gemma2": {**SLIDES, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    "gemma3": {**SLIDES, "max_position_embeddings": 131072},
+}
 
 
 class Decoder:
@@ -78,6 +85,8 @@ class Decoder:
         """llama.cpp's name of a tensor; None for one that a GGUF file does not hold. Raises `UserError` if unknown."""
         if name.endswith(NOT_WEIGHTS):
             return None
+        if name == "lm_head.weight":  # which gguf's map lacks for Gemma
+            return "output.weight"
         found: str | None = self._names.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise NotWrittenHereError(
@@ -144,11 +153,12 @@ class Decoder:
             writer.add_rope_scaling_factor(float(rope["factor"]))
         elif kind == "yarn":
             writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-            writer.add_rope_scaling_factor(float(rope["factor"]))
             original = rope.get("original_max_position_embeddings") or self._number("max_position_embeddings")
+            factor = float(rope.get("factor") or self._number("max_position_embeddings") / original)
+            writer.add_rope_scaling_factor(factor)
             writer.add_rope_scaling_orig_ctx_len(int(original))
+            writer.add_rope_scaling_attn_factors(yarn_attention(rope, factor) / yarn_attention({}, factor))
             for key, add in (
-                ("attention_factor", writer.add_rope_scaling_yarn_attn_factor),
                 ("beta_fast", writer.add_rope_scaling_yarn_beta_fast),
                 ("beta_slow", writer.add_rope_scaling_yarn_beta_slow),
             ):
@@ -195,25 +205,91 @@ class Decoder:
             raise UserError(
                 f"'{self.where}' holds weights quantised by {quantization}: give the model they were made from"
             )
-        if (scalar := config.get("query_pre_attn_scalar")) and scalar not in (
-            self.head_dim,
-            self.hidden // self.heads,
-        ):
+        gemma = name.startswith("gemma")
+        key = "hidden_activation" if name in SLIDING_PERIOD else "hidden_act"
+        known = ["gelu_pytorch_tanh", "gelu_new"] if gemma else ["silu", "swish"]
+        known += ["gelu"] if name == "gemma" else []  # which means the approximation in Gemma's first configs
+        if (activation := config.get(key) or known[0]) not in known:
             raise UserError(
-                f"'{self.where}' scales attention by query_pre_attn_scalar={scalar}, which llama.cpp has no setting for"
+                f"'{self.where}' has {key}={activation}: llama.cpp computes {known[0]} in this architecture"
             )
-        kinds = config.get("layer_types")
-        if kinds and (period := SLIDING_PERIOD.get(name)):
-            expected = ["full_attention" if (n + 1) % period == 0 else "sliding_attention" for n in range(self.layers)]
-            if kinds != expected:
-                raise UserError(
-                    f"'{self.where}' has its own pattern of sliding attention: llama.cpp takes every {period}. block "
-                    "of this architecture to see the whole context"
-                )
+        if self._rope().get("truncate") is False:
+            raise UserError(f"'{self.where}' scales by YaRN with truncate=false, which llama.cpp has no setting for")
+        if name in SLIDING_PERIOD:
+            self._check_sliding_gemma()
         window = config.get("sliding_window")
         slides = name == "llama" or config.get("use_sliding_window", False)
         if name not in SLIDING_PERIOD and slides and window and window < self._number("max_position_embeddings"):
             logger.warning("llama.cpp ignores the sliding window of %d tokens that the model was trained with", window)
+
+    def _check_sliding_gemma(self) -> None:
+        """What llama.cpp has no setting for in Gemma 2 and 3: scale and cap of attention, order of sliding blocks."""
+        config, name = self.config, self.architecture.name
+        scalar, expected = config["query_pre_attn_scalar"], self.head_dim
+        if self.layers == LARGEST[name]:
+            expected = self.hidden // self.heads
+        if scalar != expected:
+            raise UserError(
+                f"'{self.where}' scales attention by query_pre_attn_scalar={scalar}: llama.cpp takes {expected} for "
+                f"{name} of {self.layers} layers and has no setting for it"
+            )
+        caps = {key: config.get(key) for key in ("attn_logit_softcapping", "final_logit_softcapping")}
+        if (name == "gemma2" and not all(caps.values())) or (name == "gemma3" and caps["attn_logit_softcapping"]):
+            stated = " and ".join(f"{key}={value}" for key, value in caps.items())
+            raise UserError(
+                f"'{self.where}' has {stated}: llama.cpp caps both in gemma2, and does not cap attention in gemma3"
+            )
+        period = SLIDING_PERIOD[name]
+        stated_period = config.get("sliding_window_pattern") or period if name == "gemma3" else period
+        if (config.get("layer_types") or self._kinds(stated_period)) != self._kinds(period):
+            raise UserError(
+                f"'{self.where}' has its own pattern of sliding attention: llama.cpp takes every {period}. block "
+                "of this architecture to see the whole context"
+            )
+
+    def _kinds(self, period: int) -> list[str]:
+        return ["full_attention" if (n + 1) % period == 0 else "sliding_attention" for n in range(self.layers)]
+
+
+def tensors_of(decoder: Decoder, weights: WeightFiles) -> dict[str, StoredTensor]:
+    """The stored tensor of each tensor that a GGUF file of the model holds, by llama.cpp's name.
+
+    A head that is stored beside the embedding of a tied model is left out if it is the same. If it is another one, it
+    counts, as it does for transformers.
+
+    Raises:
+        UserError: the head is another one, and llama.cpp has none in this architecture.
+    """
+    named = {decoder.tensor_name(name): tensor for name, tensor in weights.tensors.items()}
+    found = {name: tensor for name, tensor in named.items() if name is not None}
+    head, embedding = found.get("output.weight"), found.get("token_embd.weight")
+    if head is None or embedding is None or not (decoder.tied or decoder.architecture.name.startswith("gemma")):
+        return found
+    one, other = (as_float32(weights.read(tensor.name), tensor.dtype) for tensor in (head, embedding))
+    if np.array_equal(one, other):
+        del found["output.weight"]
+    elif decoder.architecture.name.startswith("gemma"):
+        raise UserError(
+            f"'{weights.folder}' has a head of its own ({head.name}): llama.cpp takes Gemma's embedding for it, so "
+            "this model can't be written as GGUF"
+        )
+    return found
+
+
+def yarn_attention(rope: dict[str, Any], factor: float) -> float:
+    """What YaRN multiplies queries and keys by (Peng et al. 2023, arXiv:2309.00071), as transformers reads a config.
+
+    llama.cpp does what an empty `rope` gives and multiplies that by the file's ``rope.scaling.attn_factor``.
+    """
+
+    def scale(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return scale(float(rope["mscale"])) / scale(float(rope["mscale_all_dim"]))
+    return scale(1.0)
 
 
 def to_pairs(values: np.ndarray, heads: int) -> np.ndarray:

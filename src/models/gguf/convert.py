@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.models.gguf.architecture import to_halves
 
 logger = logging.getLogger(__name__)
 
@@ -131,16 +132,9 @@ def llama_tensors(reader: Any, config: dict[str, Any]) -> Iterator[tuple[str, np
             weights = dequantize(tensor.data, tensor.tensor_type)
         if name in ("attn_q", "attn_k"):
             heads = config["num_attention_heads" if name == "attn_q" else "num_key_value_heads"]
-            weights = _halves(weights, heads)
+            weights = to_halves(weights, heads)
         prefix = f"model.layers.{block[1]}." if block else ""
         yield f"{prefix}{LLAMA_TENSORS[name]}.weight", np.ascontiguousarray(weights)
-
-
-def _halves(weights: np.ndarray, heads: int) -> np.ndarray:
-    """Undo llama.cpp's row order: it rotates neighbouring rows of a head, Hugging Face rotates its two halves."""
-    rows, columns = weights.shape
-    pairs = weights.reshape(heads, rows // heads // 2, 2, columns)
-    return pairs.swapaxes(1, 2).reshape(rows, columns)
 
 
 def write_tensors(tensors: Iterator[tuple[str, np.ndarray]], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:

@@ -9,7 +9,6 @@ that are pickles (``pytorch_model.bin``).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import mmap
@@ -20,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
-from src.models.download import _build, resolve
-from src.models.gguf.architecture import Decoder, NotWrittenHereError
+from src.models.atomic_folder import build_folder, digest, identity
+from src.models.download import resolve
+from src.models.gguf.architecture import Decoder, NotWrittenHereError, tensors_of
 from src.models.gguf.convert import llama_config, metadata
 from src.models.gguf.kquants import quantize_k
 from src.models.gguf.lora import write_adapter
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 logging.getLogger("gguf.gguf_writer").setLevel(logging.WARNING)  # it reports each file it opens
 logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # it wonders about pairs of texts, which no decoder reads
 
-EXPORTER_VERSION = 1  # part of the cache key: raise it when the files this module writes change
+EXPORTER_VERSION = 2  # part of the cache key: raise it when the files this module writes change
 QUANTIZATION_VERSION = 2  # of the block formats, as llama.cpp counts
 AS_IS = "as_is"
 VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of GGUF's metadata types
@@ -77,7 +77,7 @@ def gguf_file(spec: ModelSpec, file_type: str = "q8_0") -> Path:
     if not spec.cache_dir:
         raise UserError(f"model '{spec.name}' has no cache_dir to keep its GGUF file in: set model.cache_dir")
     source = given or resolve(spec)
-    key = _digest([_identity(source), file_type, EXPORTER_VERSION])
+    key = digest([identity(source), file_type, EXPORTER_VERSION])[:12]
     name = f"{spec.name}-{file_type}.gguf"
 
     def build(work: Path) -> None:
@@ -87,7 +87,7 @@ def gguf_file(spec: ModelSpec, file_type: str = "q8_0") -> Path:
         else:
             (quantize_k if file_type in K_TYPES else requantize)(given, work / name, file_type)
 
-    return _build(Path(spec.cache_dir) / f"{spec.name}-{file_type}-{key}", build) / name
+    return build_folder(Path(spec.cache_dir) / f"{spec.name}-{file_type}-{key}", build) / name
 
 
 def gguf_adapter(adapter_path: str | Path, spec: ModelSpec, cache_dir: str | Path) -> Path:
@@ -98,10 +98,10 @@ def gguf_adapter(adapter_path: str | Path, spec: ModelSpec, cache_dir: str | Pat
     """
     folder, base = Path(adapter_path).resolve(), base_config(spec)
     check_adapter_folder(folder)
-    key = _digest([_identity(folder), base, EXPORTER_VERSION])
+    key = digest([identity(folder), base, EXPORTER_VERSION])[:12]
     name = f"{folder.name}.gguf"
     target = Path(cache_dir) / f"{folder.name}-adapter-{key}"
-    return _build(target, lambda work: write_adapter(folder, base, work / name)) / name
+    return build_folder(target, lambda work: write_adapter(folder, base, work / name)) / name
 
 
 def base_config(spec: ModelSpec) -> dict[str, Any]:
@@ -240,16 +240,13 @@ def _end_of_value(content: mmap.mmap, place: int, kind: int) -> int:
 def _plan(weights: WeightFiles, decoder: Decoder, file_type: str) -> dict[str, tuple[str, Any]]:
     """llama.cpp's name of each tensor of the file to be, the stored one it is made of, and its type."""
     plan: dict[str, tuple[str, Any]] = {}
-    for stored, tensor in weights.tensors.items():
-        name = decoder.tensor_name(stored)
-        if name is None or (decoder.tied and name == "output.weight"):
-            continue
+    for name, tensor in tensors_of(decoder, weights).items():
         if name == "token_embd.weight" and tensor.shape != (decoder.vocab_size, decoder.hidden):
             raise UserError(
-                f"{stored} of '{weights.folder}' has shape {list(tensor.shape)}, and config.json says "
+                f"{tensor.name} of '{weights.folder}' has shape {list(tensor.shape)}, and config.json says "
                 f"{[decoder.vocab_size, decoder.hidden]}: the folder is of two models"
             )
-        plan[name] = (stored, tensor_type(name, tensor.shape, file_type))
+        plan[name] = (tensor.name, tensor_type(name, tensor.shape, file_type))
     blocks = [sorted(n.split(".", 2)[2] for n in plan if n.startswith(f"blk.{i}.")) for i in range(decoder.layers)]
     needed = {"token_embd.weight", "output_norm.weight"} | (set() if decoder.tied else {"output.weight"})
     if (absent := needed - plan.keys()) or any(block != blocks[0] for block in blocks) or not blocks[0]:
@@ -266,13 +263,3 @@ def _add_general(writer: Any, about: dict[str, str], file_type: str) -> None:
         writer.add_license(about["license"])
     writer.add_file_type(FILE_TYPES[file_type])
     writer.add_quantization_version(QUANTIZATION_VERSION)
-
-
-def _identity(path: Path) -> list[Any]:
-    """What tells a file or folder from another without reading gigabytes: names, sizes and times of files."""
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -114,6 +114,11 @@ def _pairs(folder: Path, decoder: Decoder, settings: dict[str, Any]) -> dict[str
     for module, pair in halves.items():
         shape = _shape(decoder, module)
         a, b = pair.get("A"), pair.get("B")
+        if any(half is not None and not np.isfinite(half).all() for half in (a, b)):
+            raise UserError(
+                f"adapter '{folder}' holds values at {module} that are not finite numbers: its tuning went wrong, so "
+                "give an earlier checkpoint of it"
+            )
         if a is None or b is None or a.shape[0] != b.shape[1] or shape not in (None, (b.shape[0], a.shape[1])):
             raise UserError(
                 f"adapter '{folder}' does not fit the model at {module}: it is for another model "

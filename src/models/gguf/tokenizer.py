@@ -68,6 +68,10 @@ def read_vocabulary(folder: str | Path, size: int) -> Vocabulary:
         raise UserError(f"'{folder}' has neither tokenizer.json nor tokenizer.model: copy one of them into it")
     if description is not None and _is_byte_level(description):
         vocabulary = _byte_level(description, folder)
+    elif description is not None and not _only_marks_blanks(description):
+        raise NotWrittenHereError(
+            f"the tokenizer of '{folder}' changes characters before it cuts a text, and llama.cpp would not"
+        )
     elif pieces.is_file():
         vocabulary = _sentencepiece(pieces, description, folder)
     else:
@@ -103,7 +107,13 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary, folder: str | Path) -> N
 
 
 def word_rule(description: dict[str, Any]) -> str | None:
-    """llama.cpp's name of the rule by which a byte-level ``tokenizer.json`` cuts words; None for one it lacks."""
+    """llama.cpp's name of the rule by which a byte-level ``tokenizer.json`` cuts words; None for one it lacks.
+
+    llama.cpp changes no character before it cuts. Unicode's composed form (NFC) is let pass, for it is Qwen's and most
+    texts are in it already.
+    """
+    if (description.get("normalizer") or {}).get("type") not in (None, "NFC"):
+        return None
     outer = description.get("pre_tokenizer") or {}
     steps = outer["pretokenizers"] if outer.get("type") == "Sequence" else [outer]
     kinds = [step.get("type") for step in steps]
@@ -220,6 +230,15 @@ def _settle_ends(vocabulary: Vocabulary, stated: dict[str, bool], ids: dict[str,
         first, last = [ids.get("bos", -1)], []
     vocabulary.adds_bos = "bos" in ids and stated.get("bos", first == [ids["bos"]])
     vocabulary.adds_eos = "eos" in ids and stated.get("eos", last == [ids["eos"]])
+
+
+def _only_marks_blanks(description: dict[str, Any]) -> bool:
+    """Whether a SentencePiece-like ``tokenizer.json`` leaves all characters but blanks as they are."""
+    normalizer = description.get("normalizer") or {"type": "Sequence", "normalizers": []}
+    return all(
+        step.get("prepend") == BLANK or (step.get("content"), (step.get("pattern") or {}).get("String")) == (BLANK, " ")
+        for step in normalizer.get("normalizers", [normalizer])
+    )
 
 
 def _adds_blank(description: dict[str, Any]) -> bool:

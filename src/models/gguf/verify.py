@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from src.errors import UserError
-from src.models.gguf.architecture import Decoder, NotWrittenHereError
+from src.models.gguf.architecture import Decoder, NotWrittenHereError, tensors_of
 from src.models.gguf.convert import write_json
 from src.models.gguf.quantize import open_gguf
 from src.models.gguf.run import ask_llama_cpp, llama_cpp_installed
@@ -101,16 +101,20 @@ def verify_gguf(file: Path, source: Path, file_type: str, numbers: bool = True) 
     return found
 
 
-def check_memory(source: Path) -> None:
-    """Raises `UserError` when a model does not fit into free memory as float32, as the comparison needs it."""
+def check_memory(
+    source: Path,
+    work: str = "comparing the file with its source",
+    instead: str = "give verify=false, which still checks the structure",
+) -> None:
+    """Raises `UserError` when a model does not fit into free memory as float32, as `work` needs it."""
     from src.models.devices import free_host_bytes
 
     sizes = [tensor.shape for tensor in WeightFiles(source).tensors.values()]
     needed = int(sum(4 * np.prod(shape) for shape in sizes) * MEMORY_MARGIN)
     if needed > (free := free_host_bytes()):
         raise UserError(
-            f"comparing the file with its source needs {needed / 1e9:.0f} GB of memory and {free / 1e9:.0f} are free: "
-            "give verify=false, which still checks the structure"
+            f"{work} needs {needed / 1e9:.0f} GB of memory (weights as float32) and {free / 1e9:.0f} are free: "
+            f"{instead}"
         )
 
 
@@ -164,13 +168,8 @@ def _structure(reader: Any, file: Path, source: Path, file_type: str) -> Verific
 
 def _expected(source: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """The source's name and shape of each tensor by llama.cpp's name."""
-    decoder = _decoder(source)
-    expected = {}
-    for stored, tensor in WeightFiles(source).tensors.items():
-        name = decoder.tensor_name(stored)
-        if name is not None and not (decoder.tied and name == "output.weight"):
-            expected[name] = (stored, tensor.shape)
-    return expected
+    tensors = tensors_of(_decoder(source), WeightFiles(source))
+    return {name: (tensor.name, tensor.shape) for name, tensor in tensors.items()}
 
 
 def _fell_back(reader: Any, file_type: str) -> dict[str, int]:

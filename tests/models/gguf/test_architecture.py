@@ -9,7 +9,14 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from src.errors import UserError
-from src.models.gguf.architecture import Decoder, NotWrittenHereError, llama3_factors, to_halves, to_pairs
+from src.models.gguf.architecture import (
+    Decoder,
+    NotWrittenHereError,
+    llama3_factors,
+    to_halves,
+    to_pairs,
+    yarn_attention,
+)
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -21,6 +28,7 @@ CONFIG = {
     "max_position_embeddings": 128,
     "intermediate_size": 96,
 }
+GEMMA2 = {"architectures": ["Gemma2ForCausalLM"]}
 
 
 def decoder(**settings) -> Decoder:
@@ -70,14 +78,32 @@ def test_old_configs_say_their_rotary_settings_too() -> None:
 
 
 @pytest.mark.parametrize(
+    "rope", [{}, {"attention_factor": 1.3}, {"mscale": 1.0, "mscale_all_dim": 0.5}, {"mscale": 0.7}]
+)
+def test_yarn_scales_attention_as_transformers_does(rope: dict) -> None:
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64, **rope}
+    config = LlamaConfig(hidden_size=256, num_attention_heads=2, rope_parameters=dict(rope))
+    _, theirs = ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
+    assert yarn_attention(rope, 4.0) == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"architectures": ["MixtralForCausalLM"]}, "architecture MixtralForCausalLM of 'here' is none of"),
         ({"hidden_size": None}, "has hidden_size=None: expected a whole number"),
         ({"quantization_config": {"quant_method": "gptq"}}, "weights quantised by gptq"),
-        ({"architectures": ["Gemma2ForCausalLM"], "query_pre_attn_scalar": 7}, "query_pre_attn_scalar=7"),
+        ({"hidden_act": "relu"}, "hidden_act=relu: llama.cpp computes silu"),
+        ({"architectures": ["Gemma3ForCausalLM"], "hidden_activation": "gelu"}, "computes gelu_pytorch_tanh"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}, "truncate=false"),
+        ({**GEMMA2, "query_pre_attn_scalar": 7}, "query_pre_attn_scalar=7"),
+        ({**GEMMA2, "query_pre_attn_scalar": 16}, "query_pre_attn_scalar=16: llama.cpp takes 256"),
+        ({**GEMMA2, "num_hidden_layers": 46}, "query_pre_attn_scalar=256: llama.cpp takes 16 for gemma2 of 46 layers"),
+        ({**GEMMA2, "attn_logit_softcapping": None}, "attn_logit_softcapping=None"),
+        ({"architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": 50.0}, "does not cap attention in gemma3"),
+        ({**GEMMA2, "layer_types": ["full_attention"] * 2}, "pattern of sliding attention"),
         (
-            {"architectures": ["Gemma2ForCausalLM"], "layer_types": ["full_attention"] * 2},
+            {"architectures": ["Gemma3ForCausalLM"], "sliding_window_pattern": 2},
             "pattern of sliding attention",
         ),
     ],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from src.errors import UserError
 from src.models.gguf.convert import convert
@@ -86,6 +87,31 @@ def test_tied_embeddings_are_written_once(tokenizer: Path, tmp_path: Path) -> No
     assert "output.weight" not in {tensor.name for tensor in open_gguf(tmp_path / "m.gguf").tensors}
 
 
+def with_own_head(folder: Path) -> torch.Tensor:
+    """Another head beside the embedding of a model whose config says that they are one."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return tensors["lm_head.weight"]
+
+
+def test_a_head_that_differs_from_the_embedding_counts_as_it_does_for_transformers(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    folder = write_decoder(tmp_path / "m", tokenizer, tie_word_embeddings=True)
+    head = with_own_head(folder)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(folder).lm_head.weight, head)
+    write_gguf(folder, tmp_path / "m.gguf", "f32")
+    written = {tensor.name: tensor.data for tensor in open_gguf(tmp_path / "m.gguf").tensors}
+    assert np.array_equal(written["output.weight"], head.numpy())
+    verify_gguf(tmp_path / "m.gguf", folder, "f32", numbers=False)
+    gemma = write_decoder(tmp_path / "gemma", tokenizer, "GemmaConfig", head_dim=32)
+    write_gguf(gemma, tmp_path / "gemma.gguf", "f32")
+    with_own_head(gemma)
+    with pytest.raises(UserError, match="has a head of its own"):
+        write_gguf(gemma, tmp_path / "gemma.gguf", "f32")
+
+
 @pytest.mark.parametrize(
     ("lost", "message"),
     [
@@ -153,19 +179,23 @@ def test_the_type_is_found_behind_arrays_of_strings(tmp_path: Path) -> None:
 
 
 ROPE = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 512}
 DECODERS = {
     "llama": ("LlamaConfig", {}),
     "llama_with_biases": ("LlamaConfig", {"attention_bias": True, "head_dim": 32, "tie_word_embeddings": True}),
     "llama3": ("LlamaConfig", {"rope_parameters": {**ROPE, "original_max_position_embeddings": 64}}),
     "linear": ("LlamaConfig", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    "yarn": ("LlamaConfig", {"rope_parameters": YARN}),
+    "yarn_with_scales": ("LlamaConfig", {"rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}}),
+    "yarn_with_a_factor": ("LlamaConfig", {"rope_parameters": {**YARN, "attention_factor": 1.5}}),
     "mistral": ("MistralConfig", {"sliding_window": None}),
     "qwen2": ("Qwen2Config", {}),
     "qwen3": ("Qwen3Config", {"head_dim": 32}),
     "gemma": ("GemmaConfig", {"head_dim": 32}),
-    "gemma2": ("Gemma2Config", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 64}),
+    "gemma2": ("Gemma2Config", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}),
     "gemma3": (
         "Gemma3TextConfig",
-        {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 64, "num_hidden_layers": 7},
+        {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8, "num_hidden_layers": 7},
     ),
 }
 

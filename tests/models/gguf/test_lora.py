@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from src.errors import UserError
-from src.models.gguf.convert import _halves
+from src.models.gguf.architecture import to_halves
 from src.models.gguf.export import gguf_adapter, write_gguf
 from src.models.gguf.lora import write_adapter
 from src.models.gguf.quantize import open_gguf
@@ -65,7 +66,7 @@ def test_the_pairs_multiply_to_pefts_change(base: Path, tmp_path: Path, kind: st
     for name, short in (("self_attn.q_proj", "attn_q"), ("self_attn.v_proj", "attn_v"), ("mlp.down_proj", "ffn_down")):
         a, b = pairs[f"blk.0.{short}.weight.lora_a"], pairs[f"blk.0.{short}.weight.lora_b"]
         change = alpha / a.shape[0] * b @ a  # what llama.cpp computes
-        change = _halves(change, 4) if short == "attn_q" else change
+        change = to_halves(change, 4) if short == "attn_q" else change
         theirs = model.get_submodule(f"base_model.model.model.layers.0.{name}").get_delta_weight("default")
         np.testing.assert_allclose(change, theirs.detach().numpy(), atol=1e-6)
 
@@ -108,6 +109,16 @@ def test_an_adapter_of_another_model_names_the_layer(base: Path, tmp_path: Path)
     wider = {**config_of(base), "intermediate_size": 128}
     with pytest.raises(UserError, match=r"does not fit the model at model\.layers\.0\.mlp"):
         write_adapter(tmp_path / "adapter", wider, tmp_path / "a.gguf")
+
+
+def test_an_adapter_that_is_no_number_names_the_layer(base: Path, tmp_path: Path) -> None:
+    tuned(base, tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"][0, 3] = torch.nan
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=r"values at model\.layers\.1\.mlp\.up_proj that are not finite numbers"):
+        write_adapter(tmp_path / "adapter", config_of(base), tmp_path / "a.gguf")
 
 
 def test_an_adapter_is_converted_once(base: Path, tmp_path: Path) -> None:

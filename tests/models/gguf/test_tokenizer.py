@@ -52,6 +52,11 @@ def test_the_rule_that_cuts_words_is_recognised(steps: list[dict], model: dict, 
     assert word_rule(description(steps, **model)) == rule
 
 
+@pytest.mark.parametrize(("kind", "rule"), [("NFC", "gpt-2"), ("NFKC", None), ("Lowercase", None)])
+def test_a_tokenizer_that_changes_characters_first_is_not_recognised(kind: str, rule: str | None) -> None:
+    assert word_rule({**description([{**BYTES, "use_regex": True}]), "normalizer": {"type": kind}}) == rule
+
+
 def test_a_rule_that_llama_cpp_lacks_is_refused(tmp_path: Path) -> None:
     folder = write_byte_tokenizer(tmp_path)
     content = json.loads((folder / "tokenizer.json").read_text())
@@ -86,6 +91,21 @@ def test_added_tokens_are_of_their_own_kind(pieces: Path, tmp_path: Path) -> Non
     (tmp_path / "p" / "added_tokens.json").write_text(json.dumps({"<tool>": 650}))
     found = read_vocabulary(tmp_path / "p", 700)
     assert (found.tokens[650], found.kinds[650], found.kinds[649]) == ("<tool>", USER_DEFINED, UNUSED)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_pieces_of_changed_characters_are_refused(pieces: Path, tmp_path: Path, known: bool) -> None:
+    shutil.copytree(pieces, tmp_path / "p")
+    AutoTokenizer.from_pretrained(pieces).save_pretrained(tmp_path / "p")
+    content = json.loads((tmp_path / "p" / "tokenizer.json").read_text())
+    blanks = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    content["normalizer"] = {"type": "Sequence", "normalizers": blanks if known else [{"type": "NFKC"}, *blanks]}
+    (tmp_path / "p" / "tokenizer.json").write_text(json.dumps(content))
+    if known:
+        assert read_vocabulary(tmp_path / "p", 700).model == "llama"
+    else:
+        with pytest.raises(NotWrittenHereError, match="changes characters before it cuts"):
+            read_vocabulary(tmp_path / "p", 700)
 
 
 def test_a_unigram_model_is_refused(tmp_path: Path) -> None:
