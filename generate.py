@@ -49,7 +49,7 @@ PACKAGES = {
 def main(cfg: DictConfig) -> None:
     way = chosen_way(cfg)
     decoding: Decoding = instantiate(cfg.decoding)
-    cases = read_cases(cfg.cases, decoding, limit_given(decoding)) if way == "cases" else []
+    cases = read_cases(cfg.cases, decoding, decoding_given()) if way == "cases" else []
     where, allocation = placed(cfg, way, decoding, cases)
 
     from src.generation.setup import load_engine  # torch comes in here, after what can be refused at once
@@ -63,7 +63,7 @@ def main(cfg: DictConfig) -> None:
         chat=cfg.chat,
         dtype=cfg.dtype,
         device=where,
-        max_parallel=cfg.batch_size,
+        max_parallel=cfg.batch_size if way in ("prompts", "cases") else 1,
         context_length=cfg.context_length,
         allocation=allocation,
         quantization=cfg.quantization,
@@ -110,10 +110,10 @@ def chosen_way(cfg: DictConfig) -> str:
     return way
 
 
-def limit_given(decoding: Decoding) -> int | None:
-    """The limit of tokens, if the command line gives one: that of a preset does not cut the cases' own."""
+def decoding_given() -> set[str]:
+    """The settings of the decoding that the command line names: those of a preset don't go over the cases' own."""
     names = [override.lstrip("+").partition("=")[0] for override in HydraConfig.get().overrides.task]
-    return decoding.max_new_tokens if "decoding.max_new_tokens" in names else None
+    return {name.removeprefix("decoding.") for name in names if name.startswith("decoding.")}
 
 
 def placed(cfg: DictConfig, way: str, decoding: Decoding, cases: Sequence[Case]) -> "tuple[str, Allocation | None]":
@@ -133,7 +133,7 @@ def placed(cfg: DictConfig, way: str, decoding: Decoding, cases: Sequence[Case])
 
 def at_once(cfg: DictConfig, way: str, how: Sequence[Decoding], cases: Sequence[Case]) -> tuple[int, int]:
     """At most so many rows, beams counted, of so many tokens each, which need a KV cache; 0 is the model's context."""
-    many = cfg.batch_size or 8
+    many = cfg.batch_size or cfg.engine.get("batch_size") or 8
     rows = {"prompts": many, "cases": min(many, len(cases))}.get(way, 1) * max(each.num_beams for each in how)
     if way == "interactive":
         return rows, cfg.context_length or 0
@@ -203,9 +203,11 @@ def run_cases(
 
 def about(cfg: DictConfig, model: str, engine: Engine) -> dict[str, Any]:
     """What a report says about the run: model, settings, versions."""
-    settings = {"engine": engine.name, "quantization": cfg.quantization, "batch_size": cfg.batch_size}
+    settings = {"engine": engine.name, "quantization": cfg.quantization, "batch_size": engine.max_parallel}
     if (loaded := getattr(engine, "model", None)) is not None and hasattr(loaded, "dtype"):
         settings |= {"dtype": str(loaded.dtype).removeprefix("torch."), "device": str(loaded.device)}
+    if (address := getattr(engine, "base_url", None)) is not None:  # an endpoint, whose model is not that of model=
+        model, settings["base_url"] = str(loaded), address
     settings |= {name: str(cfg[name]) for name in ("adapter_path", "template", "system", "allocate") if cfg[name]}
     versions = {}
     for package in PACKAGES.get(engine.name, ()):

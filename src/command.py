@@ -10,8 +10,8 @@ What is added to ``hydra.main``:
 - ``preflight=true``, or true for any other group that is switched on and off, is its setting ``enabled``;
 - ``--local_rank=N``, which the deepspeed launcher adds, is left out;
 - a value that Hydra's grammar can't read, such as Chinese text, is taken as the text it is;
-- `UserError` and mistakes in overrides end in one sentence and exit status 2. Everything else keeps its traceback,
-  because it is our mistake. ``HYDRA_FULL_ERROR=1`` shows the traceback of both.
+- `UserError`, an engine that is down and mistakes in overrides end in one sentence and exit status 2. Everything else
+  keeps its traceback, because it is our mistake. ``HYDRA_FULL_ERROR=1`` shows the traceback of both.
 """
 
 import difflib
@@ -208,9 +208,13 @@ def leading_comment(yaml_text: str) -> str:
 
 def sentence(error: BaseException, config_name: str = "") -> str | None:
     """One sentence for a mistake of the user's, or None where the fault is not the user's."""
+    from src.generation.engine import EngineDown
+
     for link in _causes(error):
         if isinstance(link, UserError):
             return str(link)
+        if isinstance(link, EngineDown):
+            return link.in_full()
     chain = list(_causes(error))
     if isinstance(error, ConfigCompositionException):
         return _composition_sentence(chain)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.generation.engine import Decoding, Engine, Request
+from src.generation.engine import Decoding, Engine, EngineDown, Request
 from src.models.templates import Message
 
 HELP = """\
@@ -71,6 +71,8 @@ class Chat:
                     self.answer(line)
             except UserError as error:
                 self.write(f"error: {error}\n")
+            except EngineDown as error:
+                self.write(f"error: {error.in_full()}\n")
 
     def command(self, line: str) -> str:
         """Carry out a ``/command``; returns what to show."""

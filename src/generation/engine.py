@@ -5,16 +5,19 @@ do beyond greedy decoding and sampling it states as `Capability`, so that a serv
 """
 
 import asyncio
+import logging
 import queue
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 from src.errors import UserError
 from src.models.templates import Message
+
+log = logging.getLogger(__name__)
 
 FinishReason = Literal["stop", "length"]
 
@@ -49,12 +52,26 @@ class PromptTooLong(UserError):
 
 
 class EngineDown(RuntimeError):
-    """The engine can't answer now: its process has died and is being started again, or an endpoint is out of reach."""
+    """The engine can't answer now: its process has died and is being started again, or an endpoint is out of reach.
+
+    detail: why, for whoever runs the engine and nobody else: addresses, what a process or an endpoint said. It is
+        logged; a command shows it too, a server does not tell its clients.
+    """
+
+    def __init__(self, message: str, detail: str = ""):
+        super().__init__(message)
+        self.detail = detail
+        if detail:
+            log.info("%s", self.in_full())
+
+    def in_full(self) -> str:
+        """Message and detail."""
+        return f"{self}: {self.detail}" if self.detail else str(self)
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the next tokens are chosen. In this order: penalties, bias, temperature, top_k, top_p, min_p, the draw.
+    """How the next tokens are chosen. In this order: bias, penalties, temperature, top_k, top_p, min_p, the draw.
 
     Args:
         max_new_tokens: at most so many tokens; fewer where the model's context ends first.
@@ -75,7 +92,7 @@ class Decoding:
         json_schema: the answer is JSON that follows this schema; ``{}`` is any JSON value.
         logprobs: log probabilities of the chosen tokens and of this many likeliest at each place, of the model's own
             distribution before any of the above; None for none.
-        ignore_eos: go on after an end token, up to `max_new_tokens`: for measuring speed.
+        ignore_eos: never choose an end token, so that the answer has `max_new_tokens`: for measuring speed.
     """
 
     max_new_tokens: int = 256
@@ -96,7 +113,7 @@ class Decoding:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", tuple(self.stop or ()))
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()))
         limits = {
             "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
             "temperature": (self.temperature > 0, "above 0 (for the likeliest token set decoding=greedy)"),
@@ -115,6 +132,8 @@ class Decoding:
                 raise UserError(f"decoding.{name} is {getattr(self, name)!r}: it must be {expected}")
         if self.json_schema is not None:
             check_schema(self.json_schema)
+            if self.ignore_eos:
+                raise UserError("ignore_eos does not go with json_schema, whose answer ends: leave one of them out")
         drawn = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": None}
         idle = [name for name, default in drawn.items() if getattr(self, name) != default]
         if idle and not self.do_sample:
@@ -243,6 +262,12 @@ class Engine(Protocol):
         ...
 
 
+def asked(logprobs: tuple[TokenLogprob, ...], how: Decoding) -> tuple[TokenLogprob, ...]:
+    """With as many of the likeliest as were asked for: some engines put the chosen token first, or give one more."""
+    likeliest = (sorted(entry.top, key=lambda top: -top.logprob)[: how.logprobs] for entry in logprobs)
+    return tuple(replace(entry, top=tuple(top)) for entry, top in zip(logprobs, likeliest, strict=True))
+
+
 def check_capabilities(engine: Engine, request: Request) -> None:
     """Refuse a request that needs what the engine lacks. Raises `Unsupported`."""
     for capability, parameter in request.decoding.needs().items():
@@ -312,13 +337,15 @@ def generate_in_thread(engine: Engine, requests: Sequence[Request]) -> Iterator[
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
     loop, task = started.get()
-    event: Event | BaseException | None = None
+    ended = False
     try:
         while isinstance(event := events.get(), Event):
             yield event
+        ended = True
     finally:
-        if isinstance(event, Event):  # the caller leaves
-            loop.call_soon_threadsafe(task.cancel)
+        if not ended:  # the caller leaves
+            with suppress(RuntimeError):  # the loop is closed: everything had come
+                loop.call_soon_threadsafe(task.cancel)
         thread.join()
     if event is not None:
         raise event

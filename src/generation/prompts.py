@@ -21,13 +21,14 @@ class EncodedPrompt:
     """A prompt as ids, the limit of its answer, and what ends it.
 
     limit: tokens it may generate: what was asked for, or what the context leaves.
-    end_ids: tokens that end the answer; empty with ``ignore_eos``.
+    end_ids: tokens that end the answer; with ``ignore_eos`` they are ``banned`` instead, and never chosen.
     """
 
     ids: list[int]
     limit: int
     stop: list[str]
     end_ids: frozenset[int]
+    banned: frozenset[int] = frozenset()
 
 
 class PromptEncoder:
@@ -81,6 +82,5 @@ class PromptEncoder:
                 f"{self.context_length} tokens with at least one for the answer: shorten the prompt"
             )
         ends = self.chat_ends if request.messages is not None else self.plain_ends
-        if request.decoding.ignore_eos:
-            ends = frozenset()
-        return EncodedPrompt(ids, min(request.decoding.max_new_tokens, room), stop, ends)
+        banned = ends if request.decoding.ignore_eos else frozenset[int]()
+        return EncodedPrompt(ids, min(request.decoding.max_new_tokens, room), stop, ends - banned, banned)

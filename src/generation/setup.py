@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,12 +24,13 @@ from src.models.devices import cpu_has_bf16, free_host_bytes, gpu_has_bf16
 from src.models.download import resolve
 from src.models.load import DTYPES, check_adapter_folder, load_adapters, load_for_generation, load_tokenizer
 from src.models.placement import Allocation, place
-from src.models.quantized import check_quantization, compute_dtype
+from src.models.quantized import QUANTIZATIONS, check_quantization, compute_dtype
 from src.models.spec import ModelSpec
 from src.models.templates import Template, load_template
 
 log = logging.getLogger(__name__)
 
+ROUNDED_FROM = 10**9  # parameters from which llama.cpp serves a model in 8 bits
 CACHE_SHARE = 0.25  # of free memory for the key-value caches of llama.cpp's slots, and of vLLM on a CPU
 
 
@@ -58,6 +59,10 @@ class Use:
                 shown = {"allocation": "allocate"}.get(name, name)
                 raise UserError(f"engine={engine} takes no {shown}: {advice}")
 
+    def on(self, device: str) -> "Use":
+        """The same without the device, where that is the one an engine runs on anyway."""
+        return replace(self, device="auto") if self.device == device else self
+
     def encoder(self) -> tuple[PromptEncoder, bool]:
         """The prompt encoder for engines in other processes, and whether the model talks."""
         tokenizer = load_tokenizer(self.spec)
@@ -70,7 +75,7 @@ class Use:
         return PromptEncoder(tokenizer, template if talks else None, length, _end_ids(folder)), talks
 
     def all_adapters(self) -> dict[str, Path]:
-        """PEFT folders by name; ``adapter_path`` has the name of its folder."""
+        """The PEFT folders that requests can ask for, by name. Raises `UserError` for what is none."""
         found = {name: Path(path) for name, path in self.adapters.items()}
         for path in found.values():
             check_adapter_folder(path)
@@ -101,12 +106,13 @@ class Transformers:
             use.report(str(placement))
         if use.adapter_path and use.adapters:
             raise UserError("adapter_path and adapters were both given: name every adapter under adapters=")
-        transformers_logging.disable_progress_bar()
-        model, tokenizer = load_for_generation(use.spec, use.adapter_path, kind, where, quantization, placement)
         adapters = use.all_adapters()
+        tokenizer = load_tokenizer(use.spec)
+        template, talks = choose_template(use.spec, tokenizer, use.template, use.chat)
+        transformers_logging.disable_progress_bar()
+        model, _ = load_for_generation(use.spec, use.adapter_path, kind, where, quantization, placement)
         if adapters:
             model = load_adapters(model, adapters)
-        template, talks = choose_template(use.spec, tokenizer, use.template, use.chat)
         engine = TransformersEngine(
             model, tokenizer, template if talks else None, use.max_parallel or self.batch_size, list(adapters)
         )
@@ -119,13 +125,14 @@ class Transformers:
 class LlamaCpp:
     """llama.cpp in a child process: the fastest on a CPU.
 
-    file_type: of the GGUF file that is made of the model once: q8_0, f16, bf16, f32, q5_1, q4_1, q4_0, K-quants where
-        they can be made; ``as_is`` takes a ``.gguf`` file as it lies. ``quantization=8bit`` is q8_0, ``4bit`` q4_1.
+    file_type: of the GGUF file that is made of the model once: f32, f16, bf16, q8_0, q5_1, q4_1, q4_0, K-quants where
+        they can be made; ``as_is`` takes a ``.gguf`` file as it lies. ``auto``: see `choose_file_type`.
+        ``quantization=8bit`` is q8_0, ``4bit`` q4_1.
     threads: of the processor; null is all cores.
     gpu_layers: on a GPU, where xllamacpp was built for one; -1 is all.
     """
 
-    file_type: str = "q8_0"
+    file_type: str = "auto"
     threads: int | None = None
     gpu_layers: int = -1
 
@@ -133,14 +140,23 @@ class LlamaCpp:
         from src.generation.engines.llamacpp_engine import LlamaCppEngine
         from src.models.gguf.export import gguf_adapter, gguf_file
 
-        use.refuse("llamacpp", allocation="it uses what is free", dtype="give engine.file_type", device="it chooses")
+        # a GPU is used where xllamacpp was built for one, and left alone with device=cpu
+        advice = {"allocation": "it uses what is free", "dtype": "give engine.file_type", "device": "auto or cpu"}
+        use.on("cpu").refuse("llamacpp", **advice)
+        gpu_layers = 0 if use.device == "cpu" else self.gpu_layers
+        if use.quantization != "none" and self.file_type != LlamaCpp.file_type:
+            raise UserError(
+                f"quantization={use.quantization} and engine.file_type={self.file_type} were given: give one of them"
+            )
         file_type = {"none": self.file_type, "8bit": "q8_0", "4bit": "q4_1"}[use.quantization]
+        if file_type == "auto":
+            file_type = choose_file_type(use.spec)
         prompts, talks = use.encoder()
         parallel = use.max_parallel or slots(use.spec, prompts.context_length)
         file = gguf_file(use.spec, file_type)
         adapters = {name: gguf_adapter(path, use.spec, use.spec.cache_dir) for name, path in _with_default(use).items()}
         log.info("llama.cpp serves %s (%s), %d requests at a time", use.spec.name, file_type, parallel)
-        engine = LlamaCppEngine(file, prompts, adapters, parallel, self.threads, self.gpu_layers)
+        engine = LlamaCppEngine(file, prompts, adapters, parallel, self.threads, gpu_layers)
         engine.default_adapter = _default_name(use)
         return engine, talks
 
@@ -165,7 +181,13 @@ class Vllm:
     def open(self, use: Use) -> tuple[Engine, bool]:
         from src.generation.engines.vllm_engine import VllmEngine
 
-        use.refuse("vllm", allocation="give engine.tensor_parallel_size=N and engine.gpu_memory_utilization")
+        on_cpu = not torch.cuda.is_available()
+        where = "cpu" if on_cpu else "cuda"
+        use.on(where).refuse(
+            "vllm",
+            allocation="give engine.tensor_parallel_size=N and engine.gpu_memory_utilization",
+            device=f"it runs on {where} here, and CUDA_VISIBLE_DEVICES says on which GPUs",
+        )
         if use.quantization != "none":
             raise UserError(
                 "engine=vllm takes no quantization=8bit or 4bit: give a GPTQ or AWQ checkpoint as model=, or "
@@ -174,7 +196,6 @@ class Vllm:
         if use.spec.kind == "config":
             raise UserError(f"model '{use.spec.name}' has random weights and no file of them: engine=transformers")
         prompts, talks = use.encoder()
-        on_cpu = not torch.cuda.is_available()
         cache_gb = self.kv_cache_gb or (max(1, int(free_host_bytes() * CACHE_SHARE / 2**30)) if on_cpu else None)
         engine = VllmEngine(
             resolve(use.spec),
@@ -182,7 +203,7 @@ class Vllm:
             prompts,
             _with_default(use),
             use.max_parallel or self.max_parallel,
-            choose_dtype(use.dtype, "cpu" if on_cpu else "cuda"),
+            choose_dtype(use.dtype, where),
             self.tensor_parallel_size,
             self.pipeline_parallel_size,
             self.gpu_memory_utilization,
@@ -218,6 +239,10 @@ class OpenAI:
             adapter_path="name it as engine.model",
             adapters="name one as engine.model",
             quantization="the endpoint has its own",
+            template="the endpoint has its own; chat=false sends plain prompts",
+            dtype="the endpoint has its own",
+            device="the endpoint has its own",
+            context_length="the endpoint has its own",
         )
         key = os.environ.get(self.api_key_variable, "")
         parallel = use.max_parallel or self.max_parallel
@@ -290,6 +315,8 @@ def load_engine(
     """
     if chat not in ("auto", True, False):
         raise UserError(f"chat={chat} is not known: set auto, true or false")
+    if quantization not in (None, *QUANTIZATIONS):
+        raise UserError(f"quantization={quantization} is not known: set {', '.join(QUANTIZATIONS)}")
     use = Use(
         spec,
         adapter_path,
@@ -318,6 +345,17 @@ def choose_template(spec: ModelSpec, tokenizer: Any, template: str | None, chat:
     if chat is True and chosen is None:
         raise UserError(f"model '{spec.name}' has no chat template: set template=alpaca, llama2 or chatml")
     return chosen, chosen is not None and chat is not False
+
+
+def choose_file_type(spec: ModelSpec) -> str:
+    """The GGUF type that llama.cpp serves a model in: a ``.gguf`` file as it lies, small models in half precision.
+
+    llama.cpp rounds activations too where the weights have 8 bits or fewer. Models below ``ROUNDED_FROM`` parameters
+    answer otherwise for it (docs/engines.md); larger ones are what people serve in 8 bits.
+    """
+    if spec.kind == "gguf":
+        return "as_is"
+    return "f16" if architecture_of(spec).parameters < ROUNDED_FROM else "q8_0"
 
 
 def slots(spec: ModelSpec, context_length: int) -> int:
@@ -362,7 +400,10 @@ def _with_default(use: Use) -> dict[str, Path]:
     found = use.all_adapters()
     if use.adapter_path is not None:
         check_adapter_folder(use.adapter_path)
-        found[str(_default_name(use))] = Path(use.adapter_path)
+        name = str(_default_name(use))
+        if name in found:
+            raise UserError(f"adapters has the name '{name}' of adapter_path's folder: give that adapter another name")
+        found[name] = Path(use.adapter_path)
     return found
 
 

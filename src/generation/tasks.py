@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -116,10 +116,14 @@ class Case:
         return make_request(split_input(self.record, chat), self.name, chat, self.decoding, system)
 
 
-def read_cases(name: str, decoding: Decoding, limit: int | None = None) -> list[Case]:
+def read_cases(name: str, decoding: Decoding, given: Collection[str] = ()) -> list[Case]:
     """The cases of a built-in set or of a YAML file like it; their own settings go over ``decoding``.
 
-    Beams give way where ``decoding`` samples. ``limit``: no case generates more tokens.
+    Beams give way where ``decoding`` samples.
+
+    Args:
+        given: settings of ``decoding`` that go over those of the cases; ``max_new_tokens`` among them is the most that
+            a case generates.
 
     Raises:
         UserError: there is no such set or file, or something in it is not known.
@@ -130,7 +134,7 @@ def read_cases(name: str, decoding: Decoding, limit: int | None = None) -> list[
         raise UserError(f"cases '{name}' do not exist: choose one of {known}, or give a YAML file")
     try:
         content = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
-        cases = [_case(case, content, decoding, limit) for case in content["cases"]]
+        cases = [_case(case, content, decoding, given) for case in content["cases"]]
     except (TypeError, KeyError, AttributeError, YAMLError) as error:
         raise UserError(
             f"cases '{name}' can't be read ({' '.join(str(error).split())}): expected a YAML file with cases, each "
@@ -141,14 +145,16 @@ def read_cases(name: str, decoding: Decoding, limit: int | None = None) -> list[
     return cases
 
 
-def _case(case: dict[str, Any], content: dict[str, Any], decoding: Decoding, limit: int | None) -> Case:
+def _case(case: dict[str, Any], content: dict[str, Any], decoding: Decoding, given: Collection[str]) -> Case:
     settings = {**content.get("decoding", {}), **case.get("decoding", {})}
     without_effect = {**content.get("without_effect", {}), **case.get("without_effect", {})}
     if decoding.do_sample:  # beams and sampling exclude each other, and the person asked for sampling
         settings.pop("num_beams", None)
         without_effect = {}
-    if limit is not None:
-        settings["max_new_tokens"] = min(settings.get("max_new_tokens", limit), limit)
+    limit = min(settings.get("max_new_tokens", decoding.max_new_tokens), decoding.max_new_tokens)
+    settings = {key: value for key, value in settings.items() if key not in given}
+    if "max_new_tokens" in given:
+        settings["max_new_tokens"] = limit
     record = {key: value for key, value in case.items() if key in ("prompt", "instruction", "input", "messages")}
     chat = bool(content.get("chat"))
     return Case(str(case["name"]), record, replace(decoding, **settings), chat, dict(sorted(without_effect.items())))

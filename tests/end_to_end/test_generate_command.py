@@ -12,6 +12,7 @@ from tests.end_to_end.tiny_runs import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
+ENDPOINT = ["engine=openai", "engine.base_url=http://127.0.0.1:9/v1", "engine.model=any"]  # nobody is there
 
 
 def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -52,6 +53,12 @@ def test_layers_on_disk_and_8_bits_give_the_same_answer() -> None:
     assert small.stdout == "The capital of France is Paris.\n"
 
 
+def test_settings_of_the_command_line_go_over_those_of_the_cases() -> None:
+    done = generate("cases=extraction", "decoding.max_new_tokens=3", "decoding.num_beams=1")
+    assert done.returncode == 0, done.stderr
+    assert "beams" not in done.stdout.replace("beam search", "") and done.stdout.count("repetition penalty 1.3") == 4
+
+
 def test_cases_are_shown_marked_and_written(tmp_path: Path) -> None:
     output = tmp_path / "cases"
     done = generate("cases=extraction", f"output={output}", "decoding.max_new_tokens=5")
@@ -60,6 +67,7 @@ def test_cases_are_shown_marked_and_written(tmp_path: Path) -> None:
     assert "4 cases: 0 finished, 4 cut off, 0 repeated; 20 tokens" in done.stdout
     found = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
     assert [one["id"] for one in found["results"]] == ["event", "entities", "relations-json", "relations-text"]
+    assert found["settings"]["batch_size"] == 8
     assert found["model"] == "smollm2_135m" and found["versions"]["torch"] and found["settings"]["device"] == "cpu"
     assert output.with_suffix(".md").read_text(encoding="utf-8").startswith("# Cases: extraction")
 
@@ -74,6 +82,8 @@ def test_cases_are_shown_marked_and_written(tmp_path: Path) -> None:
         (["prompt=a", "allocate=[]", "cpu_gb=0.05"], "smollm2_135m does not fit"),
         (["prompt=a", "quantization=int8"], "set none, 8bit, 4bit"),
         (["prompts=p.txt", "output=a.jsonl", "--echo"], "echo=true is for prompt="),
+        ([*ENDPOINT, "prompt=a"], "the endpoint failed: http://127.0.0.1:9/v1: Connection error"),
+        ([*ENDPOINT, "prompt=a", "dtype=float32"], "engine=openai takes no dtype"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: list[str], words: str) -> None:

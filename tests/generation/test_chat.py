@@ -9,7 +9,7 @@ import pytest
 
 from src.errors import UserError
 from src.generation.chat import Chat, changed
-from src.generation.engine import Decoding, Event
+from src.generation.engine import Decoding, EngineDown, Event
 from src.models.templates import messages_from_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +23,8 @@ class Counting:
             yield Event(request.id, f"{len(request.messages)} messages")
             if request.messages[-1].content == "wait":
                 raise KeyboardInterrupt
+            if request.messages[-1].content == "die":
+                raise EngineDown("the engine is down", "it was killed")
             yield Event(request.id, "!", "stop", 1, 2)
 
 
@@ -37,6 +39,11 @@ def talk(*lines):
 
     Chat(Counting(), Decoding(), read=read, write=shown.append).run()
     return "".join(shown)
+
+
+def test_an_engine_that_is_down_does_not_end_the_conversation():
+    shown = talk("a", "die", "b")
+    assert "error: the engine is down: it was killed\n" in shown and shown.rstrip().count("messages!") == 2
 
 
 def test_turns_add_up_until_reset_and_a_system_message_stays():

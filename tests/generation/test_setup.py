@@ -1,5 +1,6 @@
 """Which engine is opened, and what is refused before anything is loaded."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,49 @@ def test_what_an_engine_has_no_use_for_is_refused_by_the_name_the_user_knows(smo
         load_engine(smollm2, Vllm(python="/nowhere/python"), quantization="4bit")
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        (OpenAI("http://localhost/v1", "any"), {"template": "alpaca"}, "engine=openai takes no template"),
+        (OpenAI("http://localhost/v1", "any"), {"dtype": "float16"}, "engine=openai takes no dtype"),
+        (OpenAI("http://localhost/v1", "any"), {"device": "cpu"}, "engine=openai takes no device"),
+        (OpenAI("http://localhost/v1", "any"), {"context_length": 64}, "engine=openai takes no context_length"),
+        (Vllm(python="/nowhere/python"), {"device": "mps"}, "engine=vllm takes no device"),
+        (LlamaCpp(), {"device": "mps"}, "engine=llamacpp takes no device"),
+        (LlamaCpp(), {"quantization": "int8"}, "quantization=int8 is not known: set none, 8bit, 4bit"),
+        (LlamaCpp("f32"), {"quantization": "8bit"}, "quantization=8bit and engine.file_type=f32 were given"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(smollm2, kind, settings, words):
+    with pytest.raises(UserError, match=words):
+        load_engine(smollm2, kind, **settings)
+
+
+def test_the_file_and_the_class_of_llamacpp_agree():
+    assert instantiate(OmegaConf.load(CONFIGS / "engine" / "llamacpp.yaml")) == LlamaCpp()
+
+
+@pytest.mark.slow
+def test_auto_on_a_device_that_is_the_cpu_opens_llamacpp_without_a_gpu(smollm2):
+    engine, _ = load_engine(smollm2, Auto(), device="cpu", context_length=64, max_parallel=1)
+    assert engine.name == "llamacpp" and json.loads(engine.server.command(1)[-1])["gpu_layers"] == 0
+    engine.close()
+
+
+def test_an_adapter_with_a_name_that_is_taken_is_refused(smollm2, adapters, tmp_path):
+    python = tmp_path / "python"
+    python.touch()
+    for name in ("base", "no-adapter"):
+        with pytest.raises(UserError, match=f"'{name}', which engine=vllm needs itself"):
+            load_engine(smollm2, Vllm(python=str(python)), adapters={name: str(adapters["first"])})
+    with pytest.raises(UserError, match="the name 'second' of adapter_path's folder"):
+        load_engine(
+            smollm2, LlamaCpp(), adapters={"second": str(adapters["first"])}, adapter_path=str(adapters["second"])
+        )
+
+
 def test_an_adapter_folder_that_is_none_is_refused_before_loading(smollm2, tmp_path):
-    for kind in (LlamaCpp(), Vllm(python="/nowhere/python")):
+    for kind in (Transformers(), LlamaCpp(), Vllm(python="/nowhere/python")):
         with pytest.raises(UserError, match="not a PEFT folder"):
             load_engine(smollm2, kind, adapters={"mine": str(tmp_path)})
 

@@ -80,10 +80,15 @@ def test_built_in_cases_are_requests_with_and_without_a_template(name):
 
 @pytest.mark.parametrize("name", SETS)
 def test_sampling_takes_the_place_of_beams_and_a_limit_that_was_given_holds(name):
-    cases = read_cases(name, Decoding(do_sample=True, temperature=0.7), limit=20)
+    cases = read_cases(name, Decoding(20, do_sample=True, temperature=0.7), {"max_new_tokens"})
     assert all(case.decoding.do_sample and case.decoding.num_beams == 1 for case in cases)
     assert all(case.decoding.max_new_tokens == 20 and not case.without_effect for case in cases)
-    assert all(case.decoding.max_new_tokens == 512 for case in read_cases(name, Decoding(), limit=1000))
+    assert all(case.decoding.max_new_tokens == 512 for case in read_cases(name, Decoding(1000), {"max_new_tokens"}))
+
+
+def test_every_setting_that_was_given_goes_over_that_of_a_case():
+    cases = read_cases("extraction", Decoding(num_beams=1, repetition_penalty=1.0), {"num_beams"})
+    assert {(case.decoding.num_beams, case.decoding.repetition_penalty) for case in cases} == {(1, 1.3)}
 
 
 def test_unknown_cases_name_the_known_ones():

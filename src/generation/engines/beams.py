@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
+    SuppressTokensLogitsProcessor,
 )
 
 from src.generation.engine import Event
@@ -22,29 +23,32 @@ def beam_search(
     rows: Sequence[Row],
     pad_id: int,
     by_adapter: bool = False,
-    stopped: Callable[[Row], bool] = lambda row: False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[tuple[Row, Event]]:
-    """Answers of rows with the same ``num_beams``, ``repetition_penalty`` and adapter; each in one last event.
+    """Answers of rows of one `search_key`; each in one last event.
 
-    stopped: whether nobody waits for a row any more; when that is so of all rows, the search ends at the next token.
+    stopped: is called after each token; when it says so, the search ends without answers.
     """
-    how = rows[0].request.decoding
+    how, limits = rows[0].request.decoding, rows[0].prompt
     device, width = model.device, max(len(row.prompt.ids) for row in rows)
     ids = [[pad_id] * (width - len(row.prompt.ids)) + row.prompt.ids for row in rows]
     mask = [[0] * (width - len(row.prompt.ids)) + [1] * len(row.prompt.ids) for row in rows]
-    ends = sorted(set().union(*(row.prompt.end_ids for row in rows)))
     config = GenerationConfig(
-        max_new_tokens=max(row.prompt.limit for row in rows),
+        max_new_tokens=limits.limit,
         do_sample=False,
         num_beams=how.num_beams,
-        eos_token_id=ends or None,
+        eos_token_id=sorted(limits.end_ids) or None,
         pad_token_id=pad_id,
         use_cache=True,
     )
     processors = LogitsProcessorList()
     if how.repetition_penalty != 1.0:
         processors.append(_RepetitionPenalty(how.repetition_penalty, rows, width))
-    more = {"adapter_names": [row.request.adapter or "__base__" for row in rows]} if by_adapter else {}
+    if limits.banned:
+        processors.append(SuppressTokensLogitsProcessor(sorted(limits.banned), device=str(device)))
+    # PEFT repeats the names for each beam only where it sees the number of beams as an argument
+    names = [row.request.adapter or "__base__" for row in rows]
+    more = {"adapter_names": names, "num_beams": how.num_beams} if by_adapter else {}
     with torch.no_grad():
         generate: Any = model.generate
         output = generate(
@@ -52,7 +56,7 @@ def beam_search(
             attention_mask=torch.tensor(mask, device=device),
             generation_config=config,
             logits_processor=processors,
-            stopping_criteria=StoppingCriteriaList([_Abandoned(rows, stopped)]),
+            stopping_criteria=StoppingCriteriaList([_Stopped(stopped)]),
             **more,
         )
     events = []
@@ -67,15 +71,20 @@ def beam_search(
     return events
 
 
-class _Abandoned(StoppingCriteria):
-    """Ends the search when nobody waits for its answers."""
+def search_key(row: Row) -> Any:
+    """What rows must have in common to be searched together."""
+    how, prompt = row.request.decoding, row.prompt
+    return how.num_beams, how.repetition_penalty, row.request.adapter, prompt.limit, prompt.end_ids, prompt.banned
 
-    def __init__(self, rows: Sequence[Row], stopped: Callable[[Row], bool]):
-        self.rows, self.stopped = rows, stopped
+
+class _Stopped(StoppingCriteria):
+    """Ends the search when it is told to."""
+
+    def __init__(self, stopped: Callable[[], bool]):
+        self.stopped = stopped
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:  # type: ignore[override]
-        done = all(map(self.stopped, self.rows))
-        return torch.full((len(input_ids),), done, dtype=torch.bool, device=input_ids.device)  # type: ignore[return-value]
+        return torch.full((len(input_ids),), self.stopped(), dtype=torch.bool, device=input_ids.device)  # type: ignore[return-value]
 
 
 class _RepetitionPenalty(LogitsProcessor):

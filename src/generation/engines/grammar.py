@@ -1,6 +1,7 @@
-"""Answers that follow a JSON schema, for models in this process: tokens that would leave the schema are ruled out.
+"""Answers that follow a JSON schema: tokens that would leave the schema are ruled out.
 
-The grammar engine is `llguidance <https://github.com/guidance-ai/llguidance>`_, which llama.cpp and vLLM use too.
+The grammar engine is `llguidance <https://github.com/guidance-ai/llguidance>`_, here for models in this process. It is
+inside llama.cpp too, which writes free text where it fails: schemas are checked here first.
 """
 
 import functools
@@ -35,14 +36,9 @@ class JsonGrammar:
     def __init__(self, schema: Mapping[str, Any], tokenizer: "Tokenizer", end_ids: frozenset[int]):
         from llguidance import LLMatcher
 
-        try:
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), defaults=SPACES)
-            self._matcher = LLMatcher(_vocabulary(tokenizer, end_ids), grammar)
-            problem = self._matcher.get_error() if self._matcher.is_error() else ""
-        except ValueError as error:
-            problem = str(error)
-        if problem:
-            raise UserError(f"the JSON schema can't be followed: {' '.join(problem.split())[:300]}")
+        self._matcher = LLMatcher(_vocabulary(tokenizer, end_ids), checked_grammar(schema))
+        if self._matcher.is_error():
+            raise _not_followed(self._matcher.get_error())
 
     def allow(self, logits: torch.Tensor) -> torch.Tensor:
         """See `src.generation.engines.sampling.Grammar`."""
@@ -55,6 +51,21 @@ class JsonGrammar:
     def take(self, token: int) -> None:
         """See `src.generation.engines.sampling.Grammar`."""
         self._matcher.consume_token(token)
+
+
+def checked_grammar(schema: Mapping[str, Any]) -> str:
+    """The schema in llguidance's own language. Raises `UserError` for what that does not know, as ``uniqueItems``."""
+    from llguidance import LLMatcher
+
+    grammar = "%llguidance {}\nstart: %json " + json.dumps({**schema, "x-guidance": SPACES})
+    if problem := LLMatcher.validate_grammar(grammar):
+        raise _not_followed(problem)
+    return grammar
+
+
+def _not_followed(problem: str) -> UserError:
+    first, *_ = problem.splitlines()
+    return UserError(f"the JSON schema can't be followed: {first.rpartition('JSON schema: ')[2]}")
 
 
 @functools.lru_cache(maxsize=4)

@@ -16,12 +16,12 @@ import orjson
 from src.errors import UserError
 from src.generation.engine import (
     Capability,
-    Decoding,
     EngineDown,
     Event,
     FinishReason,
     Request,
     TokenLogprob,
+    asked,
     check_capabilities,
     generate_in_thread,
 )
@@ -107,7 +107,7 @@ class HttpEngine(ABC):
         """See `Engine.stream`. Leaving it closes the connection, and the server stops computing."""
         check_capabilities(self, request)
         request = replace(request, adapter=request.adapter or self.default_adapter)
-        prompt = self.prompts.encode(request)
+        prompt = await asyncio.to_thread(self.prompts.encode, request)  # a long one takes a while
         text = TextStream(self.prompts.tokenizer, prompt.stop)
         tokens, how = 0, request.decoding
         async for piece in self._pieces(self.body(request, prompt)):
@@ -131,7 +131,7 @@ class HttpEngine(ABC):
                 delta += text.finish()
                 finish = "stop" if text.stopped else finish
             if delta or finish or piece.logprobs:
-                yield Event(request.id, delta, finish, len(prompt.ids), tokens, _asked(piece.logprobs[:taken], how))
+                yield Event(request.id, delta, finish, len(prompt.ids), tokens, asked(piece.logprobs[:taken], how))
             if finish is not None:
                 return
         raise EngineDown(f"the {self.name} engine ended an answer without saying why")
@@ -146,6 +146,7 @@ class HttpEngine(ABC):
             session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, force_close=True),  # a left stream's connection is of no use
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+                read_bufsize=2**24,  # an event is a line, and aiohttp refuses longer lines than this
             )
             self._sessions[loop] = session
         try:
@@ -163,15 +164,10 @@ class HttpEngine(ABC):
                             raise _refusal(self.name, int(data["error"].get("code") or 500), line[6:])
                         yield self.piece(data)
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise EngineDown(f"the {self.name} engine broke off ({error or type(error).__name__})") from error
+            raise EngineDown(f"the {self.name} engine broke off", f"{error or type(error).__name__}") from error
 
     def _headers(self) -> dict[str, str]:
         return {"Content-Type": "application/json", **self.headers()}
-
-
-def _asked(logprobs: tuple[TokenLogprob, ...], how: Decoding) -> tuple[TokenLogprob, ...]:
-    """With as many alternatives as were asked for: engines give at least one, or the chosen one besides."""
-    return tuple(replace(entry, top=entry.top[: how.logprobs]) for entry in logprobs)
 
 
 def _refusal(name: str, status: int, body: bytes) -> Exception:
@@ -181,7 +177,7 @@ def _refusal(name: str, status: int, body: bytes) -> Exception:
         message = body[:200].decode("utf-8", "replace")
     if 400 <= status < 500 and status not in (401, 403, 404, 408, 429):
         return UserError(f"the {name} engine refuses the request: {message}")
-    return EngineDown(f"the {name} engine failed ({status}): {message}")
+    return EngineDown(f"the {name} engine failed ({status})", str(message))
 
 
 def finite(logprob: float | None) -> float:

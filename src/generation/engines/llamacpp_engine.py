@@ -66,6 +66,8 @@ class LlamaCppEngine(HttpEngine):
             raise UserError(
                 "engine=llamacpp needs the package xllamacpp: pip install -e '.[cpu]', or give engine=transformers"
             )
+        if importlib.util.find_spec("llguidance") is None:
+            self.capabilities -= {Capability.JSON_SCHEMA}
         adapters = dict(adapters or {})
         self._bytes = TokenBytes(prompts.tokenizer)
         self._key = secrets.token_urlsafe(24)
@@ -122,15 +124,26 @@ class LlamaCppEngine(HttpEngine):
         if how.logprobs is not None:
             # A stream leaves out tokens that are part of a character, and their log probabilities with them.
             body |= {"n_probs": max(1, how.logprobs), "stream": False, "stop": prompt.stop}
-        if how.logit_bias:
-            body["logit_bias"] = [[token, bias] for token, bias in how.logit_bias.items()]
+        biases: list[list[float]] = [[token, bias] for token, bias in how.logit_bias.items()]
+        body["logit_bias"] = biases + [[token, False] for token in sorted(prompt.banned)]  # False is a ban
         if how.json_schema is not None:
-            body["json_schema"] = dict(how.json_schema)
+            from src.generation.engines.grammar import checked_grammar
+
+            body["grammar"] = checked_grammar(how.json_schema)
         if self.adapters:
             body["lora"] = [
                 {"id": number, "scale": float(name == request.adapter)} for number, name in enumerate(self.adapters)
             ]
         return body
+
+    def check(self, request: Request) -> int:
+        """See `Engine.check`."""
+        tokens = super().check(request)
+        if request.decoding.json_schema is not None:
+            from src.generation.engines.grammar import checked_grammar
+
+            checked_grammar(request.decoding.json_schema)
+        return tokens
 
     def piece(self, data: dict[str, Any]) -> Piece:
         """See `HttpEngine.piece`."""

@@ -19,6 +19,7 @@ from src.generation.engine import (
     PromptTooLong,
     Request,
     TokenLogprob,
+    asked,
     check_capabilities,
     generate_in_thread,
 )
@@ -43,9 +44,10 @@ class OpenAIEngine:
         model: the model's name there.
         api_key: empty where none is needed.
         extensions: settings it takes beyond the API: ``top_k``, ``min_p``, ``repetition_penalty``, ``ignore_eos``,
-            ``num_beams``. What is not listed is refused, since an endpoint may ignore what it doesn't know.
+            ``num_beams``. They go with every request. What is not listed is refused, since an endpoint may ignore what
+            it doesn't know; the endpoint's own default applies.
         max_parallel: requests sent at a time.
-        timeout_s: for one answer.
+        timeout_s: seconds without a sign of the endpoint.
     """
 
     name = "openai"
@@ -69,7 +71,7 @@ class OpenAIEngine:
         if unknown:
             raise UserError(f"engine.extensions has {unknown[0]}: choose among {', '.join(EXTENSIONS)}")
         self.base_url, self.model, self.api_key = base_url.rstrip("/"), model, api_key
-        self.max_parallel, self.timeout_s = max_parallel, timeout_s
+        self.max_parallel, self.timeout_s, self.extensions = max_parallel, timeout_s, tuple(extensions)
         standard = {Capability.JSON_SCHEMA, Capability.LOGPROBS, Capability.COUNT_PENALTIES, Capability.LOGIT_BIAS}
         self.capabilities = frozenset(standard | {EXTENSIONS[name] for name in extensions})
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
@@ -108,22 +110,18 @@ class OpenAIEngine:
                     text = (choice.delta.content if request.messages is not None else choice.text) or ""
                     pieces += bool(text)
                     finish = FINISH.get(choice.finish_reason or "", finish)
-                    delta, logprobs = gate.push(text.replace(BROKEN, "")), _logprobs(choice.logprobs)
+                    delta = gate.push(text.replace(BROKEN, ""))
+                    logprobs = asked(_logprobs(choice.logprobs), request.decoding)
                     if gate.stopped:
                         finish = "stop"
                         break
                     if delta or logprobs:
                         yield Event(request.id, delta, None, prompt_tokens, completion_tokens or pieces, logprobs)
                         delta = ""
-        except openai.BadRequestError as error:
-            kind = PromptTooLong if error.code == "context_length_exceeded" else UserError
-            raise kind(f"{self.base_url} refuses the request: {error.message}") from error
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise UserError(f"{self.base_url} refuses: {error.message}") from error
         except openai.APIError as error:
-            raise EngineDown(f"{self.base_url} failed: {error.message}") from error
+            raise self._failure(error) from error
         if finish is None:
-            raise EngineDown(f"{self.base_url} ended an answer without saying why")
+            raise EngineDown("the endpoint ended an answer without saying why", self.base_url)
         rest = (delta if gate.stopped else "") + gate.finish()
         yield Event(request.id, rest, finish, prompt_tokens, completion_tokens or pieces)
 
@@ -136,6 +134,20 @@ class OpenAIEngine:
     def close(self) -> None:
         """Nothing is held but connections, which `release` closes."""
 
+    def _failure(self, error: Any) -> Exception:
+        """What an error of OpenAI's client means here. The endpoint and its key are no matter of a server's clients."""
+        import openai
+
+        if isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError)):
+            kind = PromptTooLong if error.code == "context_length_exceeded" else UserError
+            return kind(f"the endpoint refuses the request: {error.message}")
+        if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
+            key = "the key it was given" if self.api_key else "to answer without a key"
+            return EngineDown("the endpoint refuses access", f"{self.base_url} refuses {key} ({error.status_code})")
+        if isinstance(error, openai.NotFoundError):
+            return EngineDown("the endpoint does not know the model", f"{self.base_url}: {error.message}")
+        return EngineDown("the endpoint failed", f"{self.base_url}: {error.message}")
+
     async def _ask(self, request: Request) -> Any:
         from openai import AsyncOpenAI
 
@@ -146,21 +158,13 @@ class OpenAIEngine:
             client = AsyncOpenAI(base_url=self.base_url, api_key=key, timeout=self.timeout_s, max_retries=4)
             self._clients[loop] = client
         how = request.decoding
-        more: dict[str, Any] = {
-            "top_k": how.top_k,
-            "min_p": how.min_p,
-            "repetition_penalty": how.repetition_penalty,
-            "ignore_eos": how.ignore_eos,
-            "num_beams": how.num_beams,
-        }
-        defaults = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": False, "num_beams": 1}
         settings: dict[str, Any] = {
             "model": self.model,
             "stream": True,
             "stream_options": {"include_usage": True},
             "temperature": how.temperature if how.do_sample else 0.0,
             "top_p": how.top_p,
-            "extra_body": {name: value for name, value in more.items() if value != defaults[name]},
+            "extra_body": {name: getattr(how, name) for name in self.extensions},
         }
         if how.stop:
             settings["stop"] = list(how.stop)[:MOST_STOPS]  # all of them are looked for here too

@@ -1,4 +1,4 @@
-"""From the logits of one place to the next token, row by row: penalties, bias, grammar, and the draw.
+"""From the logits of one place to the next token, row by row: bias, penalties, grammar, and the draw.
 
 Each row has its own random stream, apart from torch's: an answer does not depend on its neighbours in a batch.
 """
@@ -32,15 +32,22 @@ class Chooser:
         decoding: how.
         prompt: ids of the prompt, which a repetition penalty counts.
         grammar: what the answer must follow.
+        banned: token ids that are never chosen.
     """
 
-    def __init__(self, decoding: Decoding, prompt: Sequence[int], grammar: Grammar | None = None):
-        self.decoding, self.grammar = decoding, grammar
+    def __init__(
+        self,
+        decoding: Decoding,
+        prompt: Sequence[int],
+        grammar: Grammar | None = None,
+        banned: frozenset[int] = frozenset(),
+    ):
+        self.decoding, self.grammar, self.banned = decoding, grammar, list(banned)
         self.answer: Counter[int] = Counter()
         self._seen = set(prompt)
         self._random = _stream(decoding.seed) if decoding.do_sample else None
         penalties = decoding.repetition_penalty != 1.0 or decoding.presence_penalty or decoding.frequency_penalty
-        self._changes = bool(penalties or decoding.logit_bias or grammar)
+        self._changes = bool(penalties or decoding.logit_bias or grammar or banned)
         self.takes_likeliest = not (self._changes or decoding.do_sample)
 
     def choose(self, logits: torch.Tensor) -> int:
@@ -66,13 +73,14 @@ class Chooser:
 
     def _changed(self, logits: torch.Tensor) -> torch.Tensor:
         how = self.decoding
+        for token, bias in how.logit_bias.items():
+            logits[token] += bias
+        logits[self.banned] = -torch.inf
         if how.repetition_penalty != 1.0:
             logits = self.penalised(logits, torch.tensor(sorted(self._seen)))
         if self.answer and (how.presence_penalty or how.frequency_penalty):
             counts = torch.tensor(list(self.answer.values()), dtype=logits.dtype)
             logits[torch.tensor(list(self.answer))] -= how.presence_penalty + how.frequency_penalty * counts
-        for token, bias in how.logit_bias.items():
-            logits[token] += bias
         return self.grammar.allow(logits) if self.grammar is not None else logits
 
     def _drawn(self, logits: torch.Tensor) -> int:

