@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
         if cfg.web:
             from src.serving.web.page import mount
 
-            mount(app, base.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]"))
+            mount(app, base.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]"), own=True)
         warm_up(models)
     except BaseException:
         for model in models:
@@ -61,7 +61,6 @@ def main(cfg: DictConfig) -> None:
         raise
     print(greeting(models, settings, base, bool(cfg.web)), file=sys.stderr, flush=True)
     serve(app, listener)
-    sys.stdout.flush()
     os._exit(0)  # all is closed and written; Python would take seconds to take torch down
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -105,6 +106,24 @@ def test_the_server_states_its_port_and_its_health() -> None:
     assert last("train", "HEALTHCHECK") is None and last("train", "EXPOSE") is None
 
 
+def test_the_health_check_needs_no_proxy() -> None:
+    command = json.loads((last("serve", "HEALTHCHECK") or "").partition("CMD ")[2])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        command[2] = command[2].replace(":8000", f":{server.getsockname()[1]}")
+        environment = {**os.environ, "http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
+        process = subprocess.Popen([sys.executable, *command[1:]], env=environment)
+        connection, _ = server.accept()
+        connection.recv(4000)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        connection.close()
+        assert process.wait(20) == 0
+
+
+def test_no_variable_is_demanded_of_all_services() -> None:
+    assert ":?" not in re.sub("#.*", "", COMPOSE.read_text(encoding="utf-8"))
+
+
 def test_nothing_is_fetched_but_packages() -> None:
     text = "\n".join(f"{name} {value}" for name, value in instructions())
     assert "ADD" not in {name for name, _ in instructions()}
@@ -193,7 +212,8 @@ def test_servers_are_open_to_this_machine_only_and_need_a_key(name: str) -> None
     service = compose()["services"][name]
     (port,) = service["ports"]
     assert re.fullmatch(r"127\.0\.0\.1:\d+:8000", port) and service["command"][0] == name.removesuffix("-gpu")
-    assert service["environment"]["KNOWLM_API_KEYS"].startswith("${KNOWLM_API_KEYS:?")
+    assert service["environment"]["KNOWLM_API_KEYS"] == "${KNOWLM_API_KEYS-}"  # the server refuses an empty one
+    assert {"cache", "outputs"} <= {volume.split(":")[0] for volume in service["volumes"]}
     assert int(service["stop_grace_period"].removesuffix("s")) > 30  # the server's drain_s
 
 

@@ -4,9 +4,11 @@ Lines go through a thread, because a full pipe must not hold up the answers; a l
 and counted.
 """
 
+import contextlib
 import logging
 import queue
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ import orjson
 from src.errors import UserError
 
 QUEUE_LINES = 10_000
+CLOSE_S = 2.0
 
 
 @dataclass
@@ -89,9 +92,15 @@ class AccessLog:
         self._handler.handle(logging.LogRecord("access", logging.INFO, "", 0, trace.line(), (), None))
 
     def close(self) -> None:
-        """Write what is in the queue."""
-        self._listener.stop()
-        self._sink.close()
+        """Write what is in the queue; what nobody takes within `CLOSE_S` is lost."""
+        closing = threading.Thread(target=self._close, daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
+
+    def _close(self) -> None:
+        with contextlib.suppress(queue.Full, OSError):  # nobody takes anything any more
+            self._listener.stop()
+            self._sink.close()
 
 
 class _Handler(QueueHandler):

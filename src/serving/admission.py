@@ -21,7 +21,7 @@ class Admission:
     Args:
         parallel: answers it works on at a time.
         max_waiting: answers that may wait for a place.
-        wait_s: seconds that one may wait.
+        wait_s: seconds that a request may wait for the first of its places; its `Job` sees to it.
     """
 
     def __init__(self, parallel: int, max_waiting: int, wait_s: float):
@@ -56,6 +56,15 @@ class Admission:
         ahead = max(1, self.running + self.waiting + count - self.parallel - self.max_waiting)
         return max(1, min(MAX_RETRY_S, math.ceil(ahead * self.mean_s / self.parallel)))
 
+    def waited_too_long(self) -> ApiError:
+        """What a request is told that has waited for `wait_s`."""
+        return ApiError(
+            503,
+            f"no place became free within {self.wait_s:g} seconds: try again after the seconds in Retry-After",
+            code="queue_timeout",
+            retry_after_s=self.retry_after_s(),
+        )
+
     async def _take(self) -> None:
         """Wait for a place, in turn."""
         if self.running < self.parallel and not self._line:
@@ -64,17 +73,7 @@ class Admission:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._line.append(turn)
         try:
-            async with asyncio.timeout(self.wait_s):
-                await turn
-        except TimeoutError:
-            if not turn.done() or turn.cancelled():
-                self._leave_line(turn)
-                raise ApiError(
-                    503,
-                    f"no place became free within {self.wait_s:g} seconds: try again after the seconds in Retry-After",
-                    code="queue_timeout",
-                    retry_after_s=self.retry_after_s(),
-                ) from None
+            await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._give()  # the place came at the same moment
@@ -106,7 +105,7 @@ class Ticket:
         self._began = 0.0
 
     async def wait(self) -> None:
-        """Until it is this answer's turn. Raises 503 after the longest time to wait."""
+        """Until it is this answer's turn."""
         await self.admission._take()
         self._state, self._began = "running", time.monotonic()
         self.admission.waiting -= 1

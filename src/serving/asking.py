@@ -25,7 +25,7 @@ from src.serving.served import Catalogue, ServedModel
 from src.serving.settings import Settings
 
 COMPLETION_TOKENS = 16  # where /v1/completions and /generate are told no number
-LONG_CHARACTERS = 20_000  # a prompt beyond this is tokenized in a thread, so that streams go on meanwhile
+LONG_CHARACTERS = 20_000  # prompts beyond this are tokenized in a thread, so that streams go on meanwhile
 HARMLESS = {  # keys of the OpenAI API that ask for nothing that an answer would lack
     *("metadata", "parallel_tool_calls", "prediction", "prompt_cache_key", "reasoning_effort", "safety_identifier"),
     *("service_tier", "store", "user", "verbosity"),
@@ -140,20 +140,20 @@ async def check(asked: Asked, param: str) -> list[int]:
         ApiError: 400 where the engine can't meet the request or the prompt is too long.
         EngineDown: the engine can't answer now.
     """
-    counts = []
-    for request in asked.prompts:
-        try:
-            if _characters(request) > LONG_CHARACTERS:
-                counts.append(await asyncio.to_thread(asked.served.engine.check, request))
-            else:
-                counts.append(asked.served.engine.check(request))
-        except PromptTooLong as error:
-            raise ApiError(400, str(error), param=param, code="context_length_exceeded") from error
-        except Unsupported:
-            raise
-        except UserError as error:
-            raise ApiError(400, str(error), param=param, code="invalid_value") from error
-    return counts
+
+    def counts() -> list[int]:
+        return [asked.served.engine.check(request) for request in asked.prompts]
+
+    try:
+        if sum(_characters(request) for request in asked.prompts) > LONG_CHARACTERS:
+            return await asyncio.to_thread(counts)
+        return counts()
+    except PromptTooLong as error:
+        raise ApiError(400, str(error), param=param, code="context_length_exceeded") from error
+    except Unsupported:
+        raise
+    except UserError as error:
+        raise ApiError(400, str(error), param=param, code="invalid_value") from error
 
 
 def check_talks(served: ServedModel) -> None:

@@ -27,6 +27,7 @@ TYPES = {
 }
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
 BRANCHES = {"str", "int", "float", "bool"}  # in locations of pydantic's errors
+MAX_ERRORS = 50  # of a body that are looked at
 PARAMETERS = {"json_schema": "response_format", "max_new_tokens": "max_tokens", "adapter": "model"}  # ours: theirs
 
 
@@ -101,7 +102,7 @@ def invalid_body(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
 
     Where a value may be one of several kinds, that is the place within it which the last kind found wrong.
     """
-    places = [(_place(error.get("loc", ()), body), error) for error in errors]
+    places = [(_place(error.get("loc", ()), body), error) for error in errors[:MAX_ERRORS]]
     first = places[0][0]
     first = next((place for place, _ in places if place != first and place.startswith(first + "[")), first)
     messages = [_message(error) for place, error in places if place == first]

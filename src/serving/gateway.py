@@ -11,6 +11,7 @@ from src.serving.errors import ApiError
 from src.serving.job import Job
 from src.serving.metrics import Metrics
 from src.serving.rates import KeyLimits
+from src.serving.sampling import check_preset
 from src.serving.served import Catalogue, ServedModel
 from src.serving.settings import Settings
 
@@ -20,11 +21,13 @@ class Gateway:
 
     def __init__(self, models: Sequence[ServedModel], settings: Settings):
         self.models, self.settings = Catalogue(models), settings
+        check_preset(settings, self.models.engines())
         self.metrics = Metrics()
         self.log = AccessLog(settings.log_file, self.metrics.log_dropped.inc)
         self.limits = KeyLimits(settings.requests_per_minute, settings.tokens_per_minute, settings.concurrent_per_key)
         self.jobs: set[Job] = set()
         self.draining = False
+        self.aborted = False
         self.in_flight = 0  # requests to the API that have not ended
         self._admissions: dict[int, Admission] = {}
         self._down_since: dict[int, float] = {}
@@ -34,7 +37,9 @@ class Gateway:
             self.metrics.watch(f"{engine.name}-{number}", admission)
 
     def job(self, asked: Asked, trace: Trace, deadline_s: float) -> Job:
-        """Put the answers that a request asks for in line. Raises 429; `done` must follow."""
+        """Put the answers that a request asks for in line. Raises 429, 503; `done` must follow."""
+        if self.aborted:  # while its body was read
+            raise draining()
         queue = self.metrics.queue.labels(asked.served.id)
 
         def queued(seconds: float) -> None:
@@ -61,7 +66,8 @@ class Gateway:
         self.jobs.discard(job)
 
     def abort_all(self) -> None:
-        """End the answers that still run, with an error."""
+        """End the answers that still run, with an error, and let none begin."""
+        self.aborted = True
         for job in list(self.jobs):
             job.fail(draining())
 

@@ -14,7 +14,7 @@ from typing import Any
 from src.serving.access_log import Trace
 from src.serving.errors import ApiError, api_error
 from src.serving.gateway import Gateway, draining
-from src.serving.replies import CLIENT_GONE, Message, Receive, Send, error_response
+from src.serving.replies import CLIENT_GONE, AsgiMessage, Receive, Send, error_response
 from src.serving.settings import on_loopback
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Guard:
         scope["trace"] = trace
         is_page = scope["path"] == "/ui" or scope["path"].startswith(OPEN_BELOW)
 
-        async def noting(message: Message) -> None:
+        async def noting(message: AsgiMessage) -> None:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", trace.id.encode("ascii"))]
@@ -161,7 +161,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
     """Hand out a body that was read already; what follows is the end of the connection."""
     read = False
 
-    async def receive_again() -> Message:
+    async def receive_again() -> AsgiMessage:
         nonlocal read
         if read:
             return await receive()

@@ -49,6 +49,7 @@ class Job:
         self.engine, self.requests = engine, requests
         self.deadline_s, self.spent_s, self.ping_s = deadline_s, spent_s, ping_s
         self.request_id, self.queued = request_id, queued
+        self.admission = admission
         self._tickets = admission.enter(len(requests))
         self._open = len(requests)
         self._box: list[tuple[int, Event]] = []
@@ -57,6 +58,7 @@ class Job:
         self._room.set()
         self._error: ApiError | None = None
         self._started = False  # an event has come
+        self._placed = False  # an answer has a place; the others may wait behind it
 
     def fail(self, error: ApiError) -> None:
         """End all answers; `batches` raises the error after what has come so far."""
@@ -76,6 +78,7 @@ class Job:
             for number, (request, ticket) in enumerate(zip(self.requests, self._tickets, strict=True))
         ]
         end = loop.call_later(max(0.0, self.deadline_s - self.spent_s), self.fail, self._too_late())
+        wait = loop.call_later(self.admission.wait_s, self._give_up_waiting)
         ping = loop.call_later(self.ping_s, self._wake.set)
         try:
             while True:
@@ -95,6 +98,7 @@ class Job:
                     return
         finally:
             end.cancel()
+            wait.cancel()
             ping.cancel()
             for task in tasks:
                 task.cancel()
@@ -105,6 +109,7 @@ class Job:
         came = time.perf_counter()
         try:
             await ticket.wait()
+            self._placed = True
             self.queued(time.perf_counter() - came)
             async with aclosing(self.engine.stream(request)) as events:  # type: ignore[type-var]
                 async for event in events:
@@ -122,6 +127,10 @@ class Job:
             ticket.close()
             self._open -= 1
             self._wake.set()
+
+    def _give_up_waiting(self) -> None:
+        if not self._placed:
+            self.fail(self.admission.waited_too_long())
 
     def _too_late(self) -> ApiError:
         return ApiError(

@@ -48,7 +48,16 @@ def load_keys(keys_file: str | None = None, plain: Iterable[str] = ()) -> KeyRin
             raise UserError(
                 f"API key {number} has {len(key)} characters: give {MIN_LENGTH} or more, or make one with new_key=NAME"
             )
-        names[sha256(key)] = f"key{number}"
+        if not all(" " < letter <= "~" for letter in key):
+            raise UserError(f"API key {number} has characters that no header can carry: use letters, digits and signs")
+        digest, name = sha256(key), f"key{number}"
+        if digest in names:
+            raise UserError(f"API key {number} is the key '{names[digest]}' again: give it once")
+        if name in names.values():
+            raise UserError(
+                f"keys_file={keys_file} has the name '{name}', which API key {number} gets: change it there"
+            )
+        names[digest] = name
     return KeyRing(names)
 
 
@@ -76,6 +85,8 @@ def _read(path: Path) -> dict[str, str]:
         name, _, digest = line.rpartition(":")
         if not NAME.fullmatch(name) or not SUM.fullmatch(digest.lower()):
             raise UserError(f"line {number} of keys_file={path} is not name:sha256: make one with new_key=NAME")
+        if digest.lower() in names:
+            raise UserError(f"line {number} of keys_file={path} is the key '{names[digest.lower()]}' again: drop it")
         if name in names.values():
             raise UserError(f"line {number} of keys_file={path} has the name '{name}' again: give each key its own")
         names[digest.lower()] = name

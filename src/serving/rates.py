@@ -36,7 +36,7 @@ class KeyLimits:
     """The limits of every key; 0 means none.
 
     Args:
-        requests_per_minute: requests that generate.
+        requests_per_minute: requests that generate or tokenize.
         tokens_per_minute: of prompts and answers.
         concurrent: requests at a time.
     """
@@ -70,9 +70,11 @@ class KeyLimits:
             bucket.take(1)
         self._running[key] = running + 1
 
-    def leave(self, key: str, tokens: int) -> None:
-        """End a request that used so many tokens."""
+    def leave(self, key: str, tokens: int, refund: bool = False) -> None:
+        """End a request that used so many tokens; with ``refund`` it does not count as a request."""
         self._running[key] -= 1
+        if refund and self.requests_per_minute:
+            self._requests[key].take(-1)
         if self.tokens_per_minute:
             self._tokens[key].take(tokens)
 

@@ -21,14 +21,14 @@ from src.serving.gateway import Gateway
 from src.serving.job import Job
 from src.serving.shapes import Answer, Shape, joined, knowlm_body, usage
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
 
 KNOWLM_PATH = "/generate"  # its errors have KnowLM's shape
 CLIENT_GONE = "client_gone"  # in logs and metrics
 PIECE = 1 << 15  # bytes that are sent at a time
-PING = b": still in line\n\n"
+PING = b": still waiting\n\n"
 DONE = b"data: [DONE]\n\n"
 JSON_HEADERS = {"Content-Type": "application/json"}
 STREAM_HEADERS = {
@@ -115,8 +115,7 @@ class Reply(Response):
         self._latest = [0.0] * len(self.answers)
         self.job: Job = gateway.job(asked, trace, deadline_s)
         self._prompt_tokens = gateway.metrics.prompt_tokens.labels(model)
-        self._prompt_tokens.inc(prompt_tokens)
-        trace.prompt_tokens = prompt_tokens
+        self._given_tokens = prompt_tokens
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # type: ignore[override]
         wire = Wire(send)
@@ -132,8 +131,7 @@ class Reply(Response):
             await asyncio.gather(work, gone, return_exceptions=True)
             self.gateway.done(self.job)
             if not self.trace.prompt_tokens:  # known only now, where another server counts
-                self.trace.prompt_tokens = usage(self.answers, self.asked.n)["prompt_tokens"]
-                self._prompt_tokens.inc(self.trace.prompt_tokens)
+                self._count_prompts(usage(self.answers, self.asked.n)["prompt_tokens"])
             self.trace.completion_tokens = sum(answer.completion_tokens for answer in self.answers)
             self.done()
             self.trace.finish_reasons = [answer.finish_reason for answer in self.answers if answer.finish_reason]
@@ -189,7 +187,14 @@ class Reply(Response):
             headers = {**JSON_HEADERS, **error.headers()}
             await wire.whole(error.status, headers, orjson.dumps(error_body(error, path)))
 
+    def _count_prompts(self, tokens: int) -> None:
+        """Prompts are counted once an answer begins: what waits in vain has cost nothing."""
+        self.trace.prompt_tokens = tokens
+        self._prompt_tokens.inc(tokens)
+
     def _count(self, number: int, piece: Answer) -> None:
+        if not self.trace.prompt_tokens:
+            self._count_prompts(self._given_tokens)
         answer, now = self.answers[number], time.perf_counter()
         new = piece.completion_tokens - answer.completion_tokens
         if new > 0:

@@ -4,13 +4,13 @@ Temperature 0 (or top_p 0) means the likeliest token; top_p, top_k, min_p and se
 Beam search draws nothing either, but whoever asks for it together with them has misunderstood one of the two: 400.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from src.errors import UserError
-from src.generation.engine import Decoding
+from src.generation.engine import Decoding, Engine
 from src.serving.errors import ApiError, unsupported
 from src.serving.schemas import ResponseFormat, Sampling
 from src.serving.settings import Settings
@@ -83,6 +83,17 @@ def decoding_of(
         if message.startswith("json_schema"):
             raise ApiError(400, message, param="response_format", code="invalid_value") from error
         raise unsupported(message, "num_beams") from error
+
+
+def check_preset(settings: Settings, engines: Sequence[Engine]) -> None:
+    """Refuse a preset that an engine can't follow, which every request would be told. Raises `UserError`."""
+    needs = settings.decoding.needs() if settings.decoding is not None else {}
+    for engine in engines:
+        if lacking := [name for need, name in needs.items() if need not in engine.capabilities]:
+            raise UserError(
+                f"the server's decoding sets {lacking[0]}, which the {engine.name} engine can't do: choose another "
+                f"decoding=, set decoding.{lacking[0]} back, or serve with another engine="
+            )
 
 
 def token_limit(given: int | None, settings: Settings, context_length: int, default: int, param: str) -> int:

@@ -1,15 +1,26 @@
 """The bodies of requests: the OpenAI API's keys, those that vLLM and llama.cpp added, and KnowLM's.
 
 The limits here are those of the meaning; how much a server allows (`Settings`) is checked in `src.serving.asking`.
-Keys that are not named are let through: `strict` refuses them there.
+Keys that are not named are let through: `strict` refuses them there. Lists are read up to their first mistake, because
+an error for each entry of a long list would take seconds and a gigabyte.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+T = TypeVar("T")
+Items = Annotated[list[T], Field(fail_fast=True)]
+MAX_BIASES = 1024
+
+
+def _few_biases(given: Any) -> Any:
+    """Before the entries are read, since a dictionary is read to its end."""
+    if isinstance(given, dict) and len(given) > MAX_BIASES:
+        raise ValueError(f"has {len(given)} entries: give at most {MAX_BIASES}")
+    return given
 
 
 class Body(BaseModel):
@@ -29,9 +40,12 @@ class Sampling(Body):
     repetition_penalty: Annotated[Finite, Field(gt=0, le=10)] | None = None
     presence_penalty: Annotated[Finite, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[Finite, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[Finite, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[
+        dict[str, Annotated[Finite, Field(ge=-100, le=100)]] | None,
+        BeforeValidator(_few_biases),
+    ] = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     ignore_eos: bool | None = None
 
 
@@ -68,7 +82,7 @@ class ChatMessage(Body):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = None
+    content: str | Items[TextPart] | None = None
     name: str | None = None
 
     @property
@@ -93,7 +107,7 @@ class Asking(Sampling):
 class ChatRequest(Asking):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[Items[ChatMessage], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
@@ -106,7 +120,7 @@ class ChatRequest(Asking):
 class CompletionRequest(Asking):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: str | Items[str] | Items[TokenId] | Items[Items[TokenId]]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
@@ -135,12 +149,12 @@ class TokenizeRequest(Body):
     """POST /tokenize: a text, or a conversation with the model's template."""
 
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Annotated[Items[ChatMessage], Field(min_length=1)] | None = None
     model: str | None = None
 
 
 class DetokenizeRequest(Body):
     """POST /detokenize."""
 
-    tokens: list[TokenId]
+    tokens: Items[TokenId]
     model: str | None = None

@@ -1,8 +1,8 @@
 """Runs the application on uvicorn: bind first, serve, and end without breaking off answers.
 
-On SIGTERM or SIGINT /ready turns 503 and new requests are refused, while the server still listens, so that a load
-balancer sees it; what runs may end within ``drain_s``, the rest is broken off with an error, then the engines are
-closed. A second signal ends everything at once.
+On SIGTERM or SIGINT /ready turns 503 and new requests are refused, while the server still listens for `drain_min_s` at
+least, so that a load balancer sees it. What runs may end within ``drain_s``, the rest is broken off with an error, then
+the engines are closed. A second signal ends everything at once.
 """
 
 import asyncio
@@ -11,13 +11,16 @@ import errno
 import logging
 import os
 import socket
+import time
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from src.errors import UserError
 from src.serving.gateway import Gateway
+from src.serving.settings import Settings
 
 POLL_S = 0.05
 LAST_WORDS_S = 2.0  # for sending the errors of what was broken off
@@ -60,21 +63,63 @@ def serve(app: Any, listener: socket.socket) -> None:
     """Serve until a signal, then drain and close the engines. Returns normally; the exit status is then 0."""
     gateway: Gateway = app.state.gateway
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what it says of broken connections, we log better
-    config = uvicorn.Config(
+    try:
+        Server(config_of(app, gateway.settings), gateway).run(sockets=[listener])
+    finally:
+        for engine in gateway.models.engines():
+            engine.close()
+
+
+def config_of(app: Any, settings: Settings) -> uvicorn.Config:
+    """How uvicorn is to run the application."""
+    return uvicorn.Config(
         app,
+        http=protocol_of(settings.max_connections, settings.body_timeout_s),
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # else anybody on this machine could say who they are
         ws="none",
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(LAST_WORDS_S),
     )
-    try:
-        Server(config, gateway).run(sockets=[listener])
-    finally:
-        for engine in gateway.models.engines():
-            engine.close()
+
+
+def protocol_of(max_connections: int, headers_timeout_s: float) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP, with a limit of connections, and of the time in which the headers of a request must come."""
+    http: Any = AutoHTTPProtocol
+
+    class Bounded(http):
+        waiting: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > max_connections:
+                transport.abort()
+            self._wait()
+
+        def data_received(self, data: bytes) -> None:
+            before = self.cycle
+            super().data_received(data)
+            if self.cycle is not before:
+                self._stop_waiting()
+            elif self.waiting is None and (self.cycle is None or self.cycle.response_complete):
+                self._wait()  # the beginning of a further request
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def _wait(self) -> None:
+            self.waiting = self.loop.call_later(headers_timeout_s, self.transport.abort)
+
+        def _stop_waiting(self) -> None:
+            if self.waiting is not None:
+                self.waiting.cancel()
+                self.waiting = None
+
+    return Bounded
 
 
 class Server(uvicorn.Server):
@@ -103,9 +148,11 @@ class Server(uvicorn.Server):
         self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
+        began = time.monotonic()
         await self._until_idle(self.gateway.settings.drain_s)
         self.gateway.abort_all()
         await self._until_idle(LAST_WORDS_S)
+        await asyncio.sleep(self.gateway.settings.drain_min_s - (time.monotonic() - began))
         self.should_exit = True
 
     async def _until_idle(self, seconds: float) -> None:

@@ -10,6 +10,7 @@ from src.errors import UserError
 from src.generation.engine import Decoding
 from src.serving.keys import KeyRing
 
+MAX_STOP = 4  # stop texts of one request, as the OpenAI API has it
 LOOPBACK = re.compile(r"127(\.\d{1,3}){3}")
 
 
@@ -22,17 +23,20 @@ class Settings:
         host: where it listens.
         insecure: listen beyond this machine without keys all the same.
         max_body_bytes: of a request.
-        body_timeout_s: for receiving a body.
+        body_timeout_s: for receiving the headers of a request, and again for its body.
+        max_connections: further ones are closed at once; a process may open 1,024 files on most machines.
         max_messages, max_prompts, max_n: of one request.
         max_stop: stop texts of one request.
         max_tokens_limit: the most that ``max_tokens`` may be; 0 for what the context leaves.
         default_max_tokens: for chats that don't say; 0 for what the context leaves.
         max_waiting: answers that wait for a place at an engine.
-        queue_wait_s: the longest that one waits.
+        queue_wait_s: the longest that a request waits for the first place of its answers.
         request_timeout_s: from a request's arrival to its last byte; its header X-Request-Timeout may lower it.
         slow_reader_s: a client that takes nothing for so long is dropped.
-        ping_s: a comment goes into a stream that often while it waits in line.
+        ping_s: a comment goes into a stream that often while it waits. The first one settles its status as 200, so a
+            stream is refused with 503 only where this is above `queue_wait_s`.
         drain_s: for what runs when the server is told to end.
+        drain_min_s: it listens for so long all the same, with /ready at 503, for load balancers to see.
         requests_per_minute, tokens_per_minute, concurrent_per_key: of each key; 0 for none.
         strict: refuse keys of the body that are not known, instead of ignoring them.
         decoding: takes the place of the OpenAI API's defaults where a request says nothing.
@@ -48,18 +52,20 @@ class Settings:
     insecure: bool = False
     max_body_bytes: int = 1 << 20
     body_timeout_s: float = 30.0
+    max_connections: int = 512
     max_messages: int = 512
     max_prompts: int = 64
     max_n: int = 8
-    max_stop: int = 4
+    max_stop: int = MAX_STOP
     max_tokens_limit: int = 0
     default_max_tokens: int = 0
     max_waiting: int = 64
     queue_wait_s: float = 30.0
     request_timeout_s: float = 300.0
     slow_reader_s: float = 30.0
-    ping_s: float = 15.0
+    ping_s: float = 35.0
     drain_s: float = 30.0
+    drain_min_s: float = 1.0
     requests_per_minute: float = 0
     tokens_per_minute: float = 0
     concurrent_per_key: int = 0
@@ -73,12 +79,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         above_zero = (
-            "max_body_bytes body_timeout_s max_messages max_prompts max_n queue_wait_s request_timeout_s slow_reader_s "
-            "ping_s"
+            "max_body_bytes body_timeout_s max_connections max_messages max_prompts max_n queue_wait_s "
+            "request_timeout_s slow_reader_s ping_s"
         )
         zero_or_more = (
-            "max_stop max_tokens_limit default_max_tokens max_waiting drain_s requests_per_minute tokens_per_minute "
-            "concurrent_per_key unhealthy_after_s"
+            "max_stop max_tokens_limit default_max_tokens max_waiting drain_s drain_min_s requests_per_minute "
+            "tokens_per_minute concurrent_per_key unhealthy_after_s"
         )
         for names, least, words in ((above_zero, 1e-9, "above 0"), (zero_or_more, 0, "0 or more")):
             for name in names.split():

@@ -86,6 +86,10 @@ def test_new_key_prints_a_key_and_the_line_that_lets_it_in(tmp_path: Path) -> No
         (["max_n=0"], "max_n is 0"),
         (["adapters={smollm2_135m: x}"], "two models would be called 'smollm2_135m'"),
         (["more_models={other: no-such-model}"], "no model 'no-such-model'"),
+        (
+            ["engine=openai", "engine.base_url=http://127.0.0.1:9/v1", "engine.model=x", "decoding=beam"],
+            "num_beams, which the openai engine can't do",
+        ),
         (["log_file=/no/such/folder/log", "model=llama_tiny", "engine=transformers"], "log_file="),
     ],
 )
@@ -117,6 +121,10 @@ def test_keys_of_the_environment_guard_the_server_and_its_page_is_there(command:
     page = httpx.get(server.url + "/ui/")
     assert page.status_code == 200 and "text/html" in page.headers["content-type"]
     assert "2 API keys" in server.said() and f"page: {server.url}/ui/" in server.said()
+    server.process.send_signal(signal.SIGTERM)  # nothing runs, and it listens for drain_min_s all the same
+    time.sleep(0.3)
+    assert httpx.get(server.url + "/ready").status_code == 503
+    assert server.process.wait(30) == 0
 
 
 def test_when_the_engine_is_killed_requests_get_503_until_it_is_back_and_sigterm_lets_a_stream_end(

@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from src.generation.engines.server_process import free_port
-from src.serving.server import Server, bind
+from src.serving.server import Server, bind, config_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,9 +27,21 @@ ROOT = Path(__file__).resolve().parents[2]
 def in_thread(app: FastAPI) -> Iterator[str]:
     """Serve an app on a free port; gives its address. The engines stay open."""
     gateway = app.state.gateway
-    listener = bind("127.0.0.1", 0, gateway.settings.slow_reader_s)
-    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2)
-    server = Server(config, gateway)
+    with _running(Server(config_of(app, gateway.settings), gateway), gateway.settings.slow_reader_s) as url:
+        yield url
+
+
+@contextmanager
+def uvicorn_in_thread(app: FastAPI) -> Iterator[str]:
+    """Serve an app that has no gateway."""
+    config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=2)
+    with _running(uvicorn.Server(config), 30) as url:
+        yield url
+
+
+@contextmanager
+def _running(server: uvicorn.Server, slow_reader_s: float) -> Iterator[str]:
+    listener = bind("127.0.0.1", 0, slow_reader_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     port = listener.getsockname()[1]
     thread.start()

@@ -1,6 +1,7 @@
 """The access log: one JSON line a request, without what people wrote."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def test_a_file_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
     log.write(Trace("2", "GET", "/", None))
     log.close()
     assert '"2"' in (tmp_path / "log").read_text() and '"1"' in (tmp_path / "old").read_text()
+
+
+def test_a_pipe_that_nobody_reads_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    log = AccessLog(str(pipe), lambda: None)
+    for _ in range(500):
+        log.write(Trace("x" * 1000, "GET", "/", None))
+    began = time.monotonic()
+    log.close()
+    assert time.monotonic() - began < 4
+    os.set_blocking(reader, True)
+    while os.read(reader, 1 << 16):  # so that its thread ends too
+        pass
+    os.close(reader)
 
 
 def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from src.errors import UserError
 from src.generation.engine import EngineDown, PromptTooLong, Unsupported
 from src.serving.errors import ApiError, api_error, invalid_body
-from src.serving.schemas import ChatRequest
+from src.serving.schemas import ChatRequest, CompletionRequest
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,20 @@ def test_a_wrong_body_is_said_with_the_place(body: dict[str, object], param: str
     found = invalid_body(errors, body)
     assert found.status == 400
     assert found.param == param
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": [1] * 60_000 + ["x"]},
+        {"prompt": [[1]] * 60_000 + [["x"]]},
+        {"prompt": "a", "stop": [1] * 60_000},
+        {"prompt": "a", "logit_bias": {str(number): "x" for number in range(60_000)}},
+    ],
+)
+def test_a_long_list_of_mistakes_is_not_read_to_its_end(body: dict[str, object]) -> None:
+    from pydantic import ValidationError
+
+    with pytest.raises(ValidationError) as raised:
+        CompletionRequest.model_validate(body)
+    assert raised.value.error_count() <= 5

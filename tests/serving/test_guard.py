@@ -1,5 +1,6 @@
 """What every request passes: ids, keys, hosts, sizes, types, CORS."""
 
+import contextlib
 import json
 import socket
 import time
@@ -110,6 +111,35 @@ def test_a_body_that_does_not_come_is_a_408(locked: tuple[str, Path]) -> None:
     assert b" 408 " in answer.split(b"\r\n")[0]
 
 
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /he"])
+def test_headers_that_do_not_come_end_the_connection(locked: tuple[str, Path], sent: bytes) -> None:
+    host, port = locked[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as client:
+        client.sendall(sent[:-1])
+        time.sleep(0.3)
+        client.sendall(sent[-1:])
+        taken = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := client.recv(4000):
+                taken += piece
+    assert taken.startswith(b"HTTP/1.1 200") if len(sent) > 1 else not taken
+
+
+def test_connections_beyond_the_limit_are_closed_and_the_others_served(tiny_models: list[ServedModel]) -> None:
+    with in_thread(create_app(tiny_models, Settings(max_connections=3))) as url, httpx.Client() as client:
+        assert client.get(url + "/health").status_code == 200  # one connection, which is kept
+        host, port = url.removeprefix("http://").split(":")
+        others = [socket.create_connection((host, int(port)), timeout=5) for _ in range(5)]
+        closed = 0
+        for other in others:
+            other.settimeout(0.3)
+            with contextlib.suppress(TimeoutError, ConnectionResetError):
+                closed += other.recv(1) == b""
+        for other in others:
+            other.close()
+        assert client.get(url + "/health").status_code == 200
+
+
 def test_a_client_that_leaves_before_its_body_is_out_is_logged_as_gone(locked: tuple[str, Path]) -> None:
     host, port = locked[0].removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as client:
@@ -132,10 +162,11 @@ def test_a_request_id_is_given_back_and_an_odd_one_replaced(locked: tuple[str, P
 
 def test_pages_of_listed_sites_may_call_and_others_may_not(locked: tuple[str, Path]) -> None:
     url, _ = locked
-    ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+    names = "authorization,content-type,x-stainless-lang,x-stainless-retry-count"  # of OpenAI's own client
+    ask = {"access-control-request-method": "POST", "access-control-request-headers": names}
     allowed = httpx.options(url + "/v1/chat/completions", headers={"origin": "https://example.org", **ask})
     other = httpx.options(url + "/v1/chat/completions", headers={"origin": "https://evil.example", **ask})
-    assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+    assert allowed.status_code == 200 and allowed.headers["access-control-allow-origin"] == "https://example.org"
     assert "access-control-allow-credentials" not in allowed.headers
     assert other.status_code == 400 and "access-control-allow-origin" not in other.headers
     refused = chat(url, {"origin": "https://example.org"})  # so that the page can read why

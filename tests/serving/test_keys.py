@@ -49,6 +49,20 @@ def test_a_keys_file_that_cannot_be_read_is_said_with_its_line(tmp_path: Path, c
         load_keys(str(tmp_path / "keys.txt"))
 
 
+def test_keys_that_could_never_work_or_have_two_names_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text(f"key1:{sha256('b' * 20)}\nalice:{sha256('a' * 20)}\n")
+    file = str(tmp_path / "keys.txt")
+    with pytest.raises(UserError, match="no header can carry"):
+        load_keys(plain=["schlüssel-der-nie-passt"])
+    with pytest.raises(UserError, match="the key 'alice' again"):
+        load_keys(file, ["a" * 20])
+    with pytest.raises(UserError, match="has the name 'key1'"):
+        load_keys(file, ["c" * 20])
+    (tmp_path / "keys.txt").write_text(f"bob:{sha256('a')}\nalice:{sha256('a')}\n")
+    with pytest.raises(UserError, match="the key 'bob' again"):
+        load_keys(file)
+
+
 def test_short_keys_missing_files_and_odd_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="5 characters"):
         load_keys(plain=["short"])

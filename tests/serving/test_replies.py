@@ -73,13 +73,23 @@ def test_a_client_that_leaves_stops_the_engine(app_of: Any, tmp_path: Path, stre
     with in_thread(app) as url:
         client = raw_request(url, {**LONG, "stream": stream})
         until(lambda: "knowlm_generation_tokens_total" in httpx.get(url + "/metrics").text)
+        assert computed(gateway, 0.1) > 0
         client.close()
         until(lambda: not gateway.jobs)
-        before = _tokens(url)
-        time.sleep(0.3)
-        assert _tokens(url) == before < 400
+        time.sleep(0.1)  # for the token that was being computed
+        assert computed(gateway, 0.3) == 0
     line = next(row for row in lines(tmp_path) if row["path"] == "/v1/chat/completions")
     assert (line["status"], line["aborted"]) == (499, "client_gone")
+
+
+def computed(gateway: Gateway, seconds: float) -> int:
+    """How often the engine runs its model in so much time, whoever is told of it."""
+    calls: list[int] = []
+    (engine,) = gateway.models.engines()
+    hook = engine.model.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[attr-defined]
+    time.sleep(seconds)
+    hook.remove()
+    return len(calls)
 
 
 def _tokens(url: str) -> float:
@@ -128,6 +138,13 @@ def test_waiting_too_long_is_a_503(app_of: Any) -> None:
             client.close()
 
 
+def test_a_batch_does_not_time_out_behind_itself(app_of: Any) -> None:
+    asked = {"prompt": ["hi"] * 8, "max_tokens": 60, "ignore_eos": True}
+    with in_thread(app_of(queue_wait_s=0.05)) as url:  # two run at a time
+        response = httpx.post(url + "/v1/completions", json=asked, timeout=60)
+    assert response.status_code == 200 and len(response.json()["choices"]) == 8
+
+
 def test_an_answer_that_takes_too_long_is_a_504_or_the_last_event_of_its_stream(app_of: Any, tmp_path: Path) -> None:
     with in_thread(app_of()) as url:
         headers = {"x-request-timeout": "0.2"}
@@ -154,7 +171,7 @@ def test_a_stream_in_line_shows_signs_of_life(app_of: Any) -> None:
         with httpx.stream("POST", url + "/v1/chat/completions", json=asked, timeout=60) as response:
             pieces = response.iter_text()
             text = ""
-            while text.count(": still in line") < 2:
+            while text.count(": still waiting") < 2:
                 text += next(pieces)
             for client in clients:
                 client.close()
@@ -173,7 +190,8 @@ def test_a_reader_that_takes_nothing_is_dropped_and_the_engine_stops(app_of: Any
         until(lambda: not connections(url), 10)  # what was sent lies in no buffer any more
         client.close()
     # "client_gone" where the kernel cut the connection before our buffers were full
-    assert lines(tmp_path)[0]["aborted"] in ("slow_reader", "client_gone")
+    line = lines(tmp_path)[0]
+    assert line["aborted"] in ("slow_reader", "client_gone") and line["completion_tokens"] < 8 * 450
 
 
 def test_a_reader_that_is_slow_but_reads_is_not_dropped(app_of: Any, tmp_path: Path) -> None:
@@ -194,11 +212,42 @@ def test_a_reader_that_is_slow_but_reads_is_not_dropped(app_of: Any, tmp_path: P
 
 
 def test_a_key_pays_for_prompt_and_answer_even_when_it_leaves(app_of: Any) -> None:
-    with in_thread(app_of(tokens_per_minute=20)) as url:
+    app = app_of(tokens_per_minute=20)
+    with in_thread(app) as url:
         client = raw_request(url, LONG)
         until(lambda: _tokens(url) > 20)
         client.close()
-        until(lambda: httpx.post(url + "/v1/chat/completions", json=LONG).status_code == 429)
+        until(lambda: not app.state.gateway.jobs)
+        refused = httpx.post(url + "/v1/chat/completions", json={**LONG, "max_tokens": 1}, timeout=60)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
+def test_a_key_does_not_pay_for_what_it_did_not_get(app_of: Any) -> None:
+    app = app_of(max_waiting=0, requests_per_minute=3, tokens_per_minute=10_000)
+    gateway: Gateway = app.state.gateway
+    short = {**LONG, "max_tokens": 1}
+    with in_thread(app) as url:
+        clients = [raw_request(url, LONG) for _ in range(2)]
+        until(lambda: sum(len(job.requests) for job in gateway.jobs) == 2)
+        for _ in range(5):
+            refused = httpx.post(url + "/v1/chat/completions", json=short)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+        for client in clients:
+            client.close()
+        until(lambda: not gateway.jobs)
+        assert httpx.post(url + "/v1/chat/completions", json=short, timeout=60).status_code == 200
+        last = httpx.post(url + "/v1/chat/completions", json=short, timeout=60)
+        assert last.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_prompts_that_waited_in_vain_are_not_paid_for(app_of: Any, tmp_path: Path) -> None:
+    with in_thread(app_of(queue_wait_s=0.05)) as url:
+        clients = [raw_request(url, LONG) for _ in range(2)]
+        time.sleep(0.1)
+        assert httpx.post(url + "/v1/chat/completions", json=LONG, timeout=60).status_code == 503
+        for client in clients:
+            client.close()
+    assert [row["prompt_tokens"] for row in lines(tmp_path) if row["status"] == 503] == [0]
 
 
 async def reply_to(app: Any, send: Any, tokens: int) -> Trace:
@@ -262,6 +311,14 @@ def test_draining_refuses_what_comes_and_lets_what_runs_end(app_of: Any) -> None
         assert httpx.get(url + "/health").status_code == 200
         thread.join()
         assert found[0].status_code == 200 and found[0].json()["usage"]["completion_tokens"] == 60
+
+
+def test_what_comes_after_the_rest_was_broken_off_does_not_begin(app_of: Any) -> None:
+    app = app_of()
+    app.state.gateway.abort_all()
+    with in_thread(app) as url:  # not draining: as a request whose body was still being read
+        response = httpx.post(url + "/v1/chat/completions", json=LONG)
+    assert response.status_code == 503 and response.json()["error"]["code"] == "draining"
 
 
 def test_what_is_broken_off_at_the_end_is_told_so(app_of: Any) -> None:

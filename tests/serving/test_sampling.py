@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.errors import UserError
 from src.generation.engine import Decoding
+from src.generation.engines.openai_engine import OpenAIEngine
 from src.serving.errors import ApiError
-from src.serving.sampling import decoding_of, schema_of, token_limit
+from src.serving.sampling import check_preset, decoding_of, schema_of, token_limit
 from src.serving.schemas import JsonSchema, ResponseFormat, Sampling
 from src.serving.settings import Settings
 
@@ -70,6 +72,14 @@ def test_a_bias_on_something_that_is_no_token_is_refused(key: str) -> None:
 
 def test_biases_go_to_token_ids() -> None:
     assert decoding_of(Sampling(logit_bias={"7": -100.0}), PLAIN, 16, vocabulary=8).logit_bias == {7: -100.0}
+
+
+def test_a_preset_that_the_engine_can_not_follow_is_refused_at_the_start() -> None:
+    engine = OpenAIEngine("http://127.0.0.1:9/v1", "any")
+    with pytest.raises(UserError, match=r"num_beams.*openai"):
+        check_preset(Settings(decoding=Decoding(num_beams=2)), [engine])
+    check_preset(Settings(decoding=Decoding(do_sample=True, top_p=0.9)), [engine])
+    check_preset(PLAIN, [engine])
 
 
 def test_the_token_limit_is_the_requests_then_the_presets_then_the_servers_then_the_contexts() -> None:

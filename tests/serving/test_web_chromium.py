@@ -76,11 +76,13 @@ def began(line: dict[str, Any]) -> float:
 
 
 def ends_early(server: Command, visitor: Visitor, before: int) -> None:
-    """The server breaks one more request off, and computes no more tokens."""
+    """The server breaks one more request off, and its engine's process stops computing."""
     visitor.until(lambda: broken_off(server) == before + 1, "the server did not break it off", 20)
-    tokens = server.metric("knowlm_generation_tokens_total")
-    visitor.page.wait_for_timeout(700)
-    assert server.metric("knowlm_running") == 0 and server.metric("knowlm_generation_tokens_total") == tokens
+    engine = server.engine()
+    visitor.page.wait_for_timeout(300)  # for the token that was being computed
+    used = sum(engine.cpu_times()[:2])
+    visitor.page.wait_for_timeout(1500)
+    assert server.metric("knowlm_running") == 0 and sum(engine.cpu_times()[:2]) - used < 0.3
 
 
 def test_an_answer_streams_and_ends_with_its_speed_and_reason(visitor: Visitor) -> None:
@@ -130,6 +132,7 @@ def test_closing_the_page_ends_the_work_on_the_server(chromium: Browser, server:
     other.grown(1)
     other.close()
     ends_early(server, visitor, before)
+    assert broken_off(server) == before + 1
 
 
 def test_retry_answers_the_same_question_anew(visitor: Visitor) -> None:
@@ -337,6 +340,29 @@ def test_what_is_missing_is_said(visitor: Visitor) -> None:
     visitor.page.fill("#message textarea", "Hello")
     visitor.page.click("#send")
     visitor.until(lambda: "must be a whole number" in visitor.text("#chat-note"), "nothing was said")
+    assert not visitor.messages() and visitor.page.input_value("#message textarea") == "Hello"
+
+
+def test_a_key_that_can_not_be_sent_is_said_and_the_page_goes_on(visitor: Visitor) -> None:
+    visitor.parameters(max_tokens=4)
+    visitor.page.fill("#key input", "schlüssel")
+    visitor.page.press("#key input", "Enter")
+    visitor.until(lambda: visitor.page.is_visible("#models-note"), "nothing was said", 20)
+    assert "characters that no key has" in visitor.text("#models-note")
+    visitor.ready()
+    visitor.ask("Hello")
+    assert "tokens in" in visitor.text("#chat-note")
+
+
+def test_a_message_after_a_refused_one_takes_its_place(visitor: Visitor) -> None:
+    visitor.parameters(max_tokens=4)
+    visitor.ask("word " * 1000)
+    assert "⚠" in visitor.text("#chat-note")
+    visitor.page.fill("#message textarea", "Hello")
+    visitor.page.press("#message textarea", "Enter")
+    visitor.until(lambda: visitor.messages()[:1] == ["Hello"], "it was put behind the other")
+    visitor.finished()
+    assert len(visitor.messages()) == 2 and "tokens in" in visitor.text("#chat-note")
 
 
 def test_without_a_key_the_page_says_where_it_goes(chromium: Browser, server: Command) -> None:
@@ -361,6 +387,7 @@ def test_a_server_that_is_gone_is_said_in_a_sentence(chromium: Browser) -> None:
     visitor.page.fill("#message textarea", "Hello")
     visitor.page.click("#send")
     visitor.until(lambda: "Choose a model first" in visitor.text("#chat-note"), "nothing was said")
+    assert not visitor.messages() and not visitor.mistakes
     visitor.close()
     page_server.should_exit = True
     thread.join(20)

@@ -13,7 +13,7 @@ from src.generation.engines.server_process import free_port
 from src.serving.app import create_app
 from src.serving.served import ServedModel
 from src.serving.settings import Settings
-from src.serving.web.client import Api, ApiError, Piece, event_data
+from src.serving.web.client import Api, PageError, Piece, event_data
 from tests.serving.serving_live import in_thread
 
 
@@ -103,18 +103,33 @@ def test_a_refusal_brings_what_the_server_said(tiny: str, way: str) -> None:
     api = Api(tiny)
     messages = [{"role": "user", "content": "Hello"}]
     pieces = api.chat("gone", messages, {}) if way == "chat" else api.instruct("gone", "Hello", "", {})
-    with pytest.raises(ApiError, match="there is no model 'gone'") as error:
+    with pytest.raises(PageError, match="there is no model 'gone'") as error:
         collected(pieces)
     assert error.value.status == 404
 
 
 def test_a_parameter_that_can_not_be_met_is_named(tiny: str) -> None:
-    with pytest.raises(ApiError) as error:
+    with pytest.raises(PageError) as error:
         collected(Api(tiny).complete("plain", "Once", {"num_beams": 2, "temperature": 0.7}))
     assert (error.value.status, error.value.code, error.value.param) == (400, "unsupported_parameter", "temperature")
 
 
+@pytest.mark.parametrize("key", ["schlüssel", "钥匙", "a b", "a\nb"])
+def test_a_key_that_no_header_can_carry_is_an_error_of_its_own(key: str) -> None:
+    with pytest.raises(PageError) as error:
+        Api("http://127.0.0.1:1", key)
+    assert error.value.code == "bad_key"
+
+
+def test_the_pages_own_server_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(PageError, match="All connection attempts failed"):  # the proxy is asked, and is not there
+        asyncio.run(Api("http://name.invalid").models())
+    with pytest.raises(PageError, match=r"Name|name|address"):
+        asyncio.run(Api("http://name.invalid", proxies=False).models())
+
+
 def test_a_server_that_is_gone_is_an_error_without_a_status() -> None:
-    with pytest.raises(ApiError, match=r"127\.0\.0\.1") as error:
+    with pytest.raises(PageError, match=r"127\.0\.0\.1") as error:
         asyncio.run(Api(f"http://127.0.0.1:{free_port()}").models())
     assert error.value.status == 0

@@ -47,8 +47,15 @@ def test_the_oldest_are_dropped_beyond_the_limits() -> None:
         history = history.put(Conversation(turns=(question(str(number)),)))
     assert len(history.conversations) == MAX_CONVERSATIONS
     assert history.conversations[0].title == str(MAX_CONVERSATIONS + 4)
-    history = history.put(Conversation(turns=(question("x" * MAX_CHARACTERS),)))
-    assert len(history.conversations) == 1
+    history = history.put(Conversation(turns=(question("x" * (MAX_CHARACTERS - 5)),)))
+    assert len(history.conversations) < 5 and history.conversations[0].size == MAX_CHARACTERS - 5
+
+
+def test_a_conversation_that_is_too_long_is_not_kept_and_the_others_are() -> None:
+    a, b = Conversation(turns=(question("a"),)), Conversation(turns=(question("b"),))
+    history = History().put(a).put(b)
+    assert history.put(Conversation(turns=(question("x" * (MAX_CHARACTERS + 1)),))) == History((b, a), None)
+    assert history.put(Conversation(a.id, turns=(question("x" * (MAX_CHARACTERS + 1)),))) == History((b, a), a.id)
 
 
 def test_deleting_the_current_conversation_begins_a_new_one() -> None:

@@ -12,8 +12,8 @@ from src.serving.web.presets import load_presets
 from src.serving.web.settings import (
     CONTROLS,
     control_values,
-    decoding_of,
     fitted,
+    from_controls,
     idle,
     is_seed,
     lacking,
@@ -49,12 +49,12 @@ BEAMS = st.builds(Decoding, max_new_tokens=st.integers(1, 99), num_beams=st.inte
 @given(SAMPLED | BEAMS)
 def test_controls_stand_for_a_decoding_and_give_it_back(decoding: Decoding) -> None:
     values = control_values(decoding)
-    assert tuple(values) == CONTROLS and decoding_of(values) == decoding
+    assert tuple(values) == CONTROLS and from_controls(values) == decoding
 
 
 def test_what_is_idle_is_left_out_of_the_decoding() -> None:
     values = {**control_values(Decoding(do_sample=True, temperature=0.7)), "num_beams": 3, "presence_penalty": 1.0}
-    decoding = decoding_of(values)
+    decoding = from_controls(values)
     assert decoding == Decoding(num_beams=3)
     assert {"temperature", "top_p", "presence_penalty"} <= idle(decoding)
     assert idle(Decoding()) == {"top_p", "top_k", "min_p", "seed"} and not idle(Decoding(do_sample=True))
@@ -62,14 +62,14 @@ def test_what_is_idle_is_left_out_of_the_decoding() -> None:
 
 def test_numbers_that_are_being_typed_are_no_error() -> None:
     values = control_values(Decoding(do_sample=True, temperature=0.7))
-    assert decoding_of({**values, "temperature": 9}).temperature == 2
-    assert not decoding_of({**values, "temperature": None}).do_sample
-    assert decoding_of({**values, "max_tokens": None}).max_new_tokens == 1
+    assert from_controls({**values, "temperature": 9}).temperature == 2
+    assert not from_controls({**values, "temperature": None}).do_sample
+    assert from_controls({**values, "max_tokens": None}).max_new_tokens == 1
 
 
 @pytest.mark.parametrize("preset", load_presets(), ids=lambda preset: preset.name)
 def test_presets_pass_through_the_controls_unchanged(preset) -> None:
-    assert decoding_of(control_values(preset.decoding)) == preset.decoding
+    assert from_controls(control_values(preset.decoding)) == preset.decoding
 
 
 def test_stop_texts_may_have_line_breaks_and_backslashes() -> None:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from src.serving.web.client import ApiError, Piece
-from src.serving.web.streaming import Answer, Runs, error_line, watch
+from src.serving.web.client import PageError, Piece
+from src.serving.web.streaming import Running, Runs, error_line, watch
 from src.serving.web.texts import texts_of
 
 TEXTS = texts_of("en")
@@ -16,7 +16,7 @@ TEXTS = texts_of("en")
 class Slow:
     """Pieces "0", "1", … as an API would send them; knows whether it was closed and how many were taken."""
 
-    def __init__(self, count: int, seconds: float = 0.02, error: ApiError | None = None):
+    def __init__(self, count: int, seconds: float = 0.02, error: PageError | None = None):
         self.count, self.seconds, self.error = count, seconds, error
         self.taken, self.closed = 0, False
 
@@ -34,8 +34,8 @@ class Slow:
 
 
 def test_text_grows_in_steps_and_ends_with_a_note() -> None:
-    async def run() -> tuple[list[str], Answer]:
-        answer, seen = Answer(Slow(20).pieces()), []
+    async def run() -> tuple[list[str], Running]:
+        answer, seen = Running(Slow(20).pieces()), []
         async for _ in watch([answer], asyncio.Event()):
             seen.append(answer.text)
         return seen, answer
@@ -47,15 +47,15 @@ def test_text_grows_in_steps_and_ends_with_a_note() -> None:
 
 def test_updates_are_fewer_than_pieces() -> None:
     async def run() -> int:
-        return len([1 async for _ in watch([Answer(Slow(200, 0.001).pieces())], asyncio.Event())])
+        return len([1 async for _ in watch([Running(Slow(200, 0.001).pieces())], asyncio.Event())])
 
     assert asyncio.run(run()) < 40
 
 
 def test_stopping_closes_the_source_and_keeps_the_text() -> None:
-    async def run() -> tuple[Slow, Answer]:
+    async def run() -> tuple[Slow, Running]:
         source, stop = Slow(10_000), asyncio.Event()
-        answer = Answer(source.pieces())
+        answer = Running(source.pieces())
         async for _ in watch([answer], stop):
             if len(answer.text) > 3:
                 stop.set()
@@ -71,7 +71,7 @@ def test_a_source_that_says_nothing_can_be_stopped() -> None:
         source, stop = Slow(1, seconds=60), asyncio.Event()
         asyncio.get_running_loop().call_later(0.05, stop.set)
         async with asyncio.timeout(5):
-            async for _ in watch([Answer(source.pieces())], stop):
+            async for _ in watch([Running(source.pieces())], stop):
                 pass
         return source
 
@@ -81,7 +81,7 @@ def test_a_source_that_says_nothing_can_be_stopped() -> None:
 def test_leaving_early_closes_all_sources() -> None:
     async def run() -> list[Slow]:
         sources = [Slow(10_000), Slow(10_000)]
-        watched = watch([Answer(source.pieces()) for source in sources], asyncio.Event())
+        watched = watch([Running(source.pieces()) for source in sources], asyncio.Event())
         await anext(watched)
         await watched.aclose()  # type: ignore[attr-defined]
         return sources
@@ -91,16 +91,16 @@ def test_leaving_early_closes_all_sources() -> None:
 
 def test_two_answers_come_side_by_side() -> None:
     async def run() -> list[tuple[int, int]]:
-        answers = [Answer(Slow(20).pieces()), Answer(Slow(20).pieces())]
+        answers = [Running(Slow(20).pieces()), Running(Slow(20).pieces())]
         return [(len(answers[0].text), len(answers[1].text)) async for _ in watch(answers, asyncio.Event())]
 
     assert any(0 < left < 20 and 0 < right < 20 for left, right in asyncio.run(run()))
 
 
 def test_an_error_of_one_answer_leaves_the_other_alone() -> None:
-    async def run() -> list[Answer]:
-        broken = Slow(3, error=ApiError("it broke", 500))
-        answers = [Answer(broken.pieces()), Answer(Slow(12).pieces())]
+    async def run() -> list[Running]:
+        broken = Slow(3, error=PageError("it broke", 500))
+        answers = [Running(broken.pieces()), Running(Slow(12).pieces())]
         async for _ in watch(answers, asyncio.Event()):
             pass
         return answers
@@ -109,23 +109,26 @@ def test_an_error_of_one_answer_leaves_the_other_alone() -> None:
     assert "it broke" in broken.note(TEXTS) and broken.text == "012" and whole.finish_reason == "stop"
 
 
-def test_a_mistake_of_our_own_is_not_hidden() -> None:
+def test_a_mistake_of_our_own_ends_the_answer_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def wrong() -> AsyncIterator[Piece]:
         yield Piece("a")
         raise KeyError("ours")
 
-    async def run() -> None:
-        async for _ in watch([Answer(wrong())], asyncio.Event()):
+    async def run() -> Running:
+        answer = Running(wrong())
+        async for _ in watch([answer], asyncio.Event()):
             pass
+        return answer
 
-    with pytest.raises(KeyError):
-        asyncio.run(run())
+    answer = asyncio.run(run())
+    assert answer.ended and answer.text == "a" and "ours" in caplog.text
+    assert "log" in answer.note(TEXTS) and "ours" not in answer.note(TEXTS)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("status", [0, 400, 401, 403, 404, 413, 429, 500, 503, 504])
 def test_errors_are_sentences_with_what_the_server_said(language: str, status: int) -> None:
-    error = ApiError("the prompt is long {x}", status, "some_code", "prompt", "7")
+    error = PageError("the prompt is long {x}", status, "some_code", "prompt", "7")
     line = error_line(error, texts_of(language))
     assert line.startswith("⚠ ") and "the prompt is long {x}" in line and "Traceback" not in line
     assert status == 0 or "7" in line

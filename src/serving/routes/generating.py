@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 
 from src.serving.access_log import Trace
 from src.serving.asking import Asked, check
-from src.serving.errors import ApiError
+from src.serving.errors import ApiError, api_error
 from src.serving.gateway import Gateway
 from src.serving.replies import Reply
 from src.serving.schemas import Asking
@@ -81,13 +81,14 @@ async def reply(
     if gateway.settings.log_prompts:
         trace.prompt = prompt
     deadline_s = _deadline_s(request, gateway.settings.request_timeout_s)
-    counts = await check(asked, prompt_param)
     key = trace.key or ""
     gateway.limits.enter(key)
     try:
+        counts = await check(asked, prompt_param)
         return Reply(gateway, asked, shape, trace, sum(counts), deadline_s, lambda: leave(gateway, key, trace))
-    except BaseException:
-        gateway.limits.leave(key, 0)
+    except BaseException as error:
+        is_wrong = api_error(error, trace.id).status == 400  # reading the prompt was work all the same
+        gateway.limits.leave(key, 0, refund=not is_wrong)
         raise
 
 

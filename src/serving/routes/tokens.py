@@ -1,9 +1,12 @@
 """Text to the model's tokens and back, without generating."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi import Request as HttpRequest
 
 from src.errors import UserError
 from src.generation.engine import Decoding, Request
@@ -20,30 +23,44 @@ def routes(gateway: Gateway) -> APIRouter:
     router = APIRouter(route_class=StrictRoute)
 
     @router.post("/tokenize", responses=ERRORS)
-    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+    async def tokenize(body: TokenizeRequest, request: HttpRequest) -> dict[str, Any]:
         """The ids that the model would be given for a text, or for a conversation."""
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either prompt or messages", param="prompt", code="invalid_value")
         served = gateway.models.find(body.model)
         encoder = served.encoder()
-        if body.messages is not None:
-            asking.check_talks(served)
-            messages = asking.conversation(body.messages, gateway.settings)
-            ids = await _encoded(encoder, Request("tokenize", messages=messages, decoding=Decoding()), "messages")
-        else:
-            ids = await _encoded(encoder, Request("tokenize", prompt=body.prompt), "prompt") if body.prompt else []
+        with _limited(gateway, request):
+            if body.messages is not None:
+                asking.check_talks(served)
+                messages = asking.conversation(body.messages, gateway.settings)
+                ids = await _encoded(encoder, Request("tokenize", messages=messages, decoding=Decoding()), "messages")
+            else:
+                ids = await _encoded(encoder, Request("tokenize", prompt=body.prompt), "prompt") if body.prompt else []
         return {"tokens": ids, "count": len(ids), "max_model_len": served.engine.context_length or None}
 
     @router.post("/detokenize", responses=ERRORS)
-    async def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
+    async def detokenize(body: DetokenizeRequest, request: HttpRequest) -> dict[str, Any]:
         """The text of token ids."""
         tokenizer = gateway.models.find(body.model).encoder().tokenizer
         if bad := next((number for number in body.tokens if number >= len(tokenizer)), None):
             message = f"token id {bad} is not in the vocabulary of {len(tokenizer)}"
             raise ApiError(400, message, param="tokens", code="invalid_value")
-        return {"prompt": await asyncio.to_thread(tokenizer.decode, body.tokens, clean_up_tokenization_spaces=False)}
+        with _limited(gateway, request):
+            text = await asyncio.to_thread(tokenizer.decode, body.tokens, clean_up_tokenization_spaces=False)
+        return {"prompt": text}
 
     return router
+
+
+@contextmanager
+def _limited(gateway: Gateway, request: HttpRequest) -> Iterator[None]:
+    """The limits of the key. Raises 429."""
+    key = request.scope["trace"].key or ""
+    gateway.limits.enter(key)
+    try:
+        yield
+    finally:
+        gateway.limits.leave(key, 0)
 
 
 async def _encoded(encoder: PromptEncoder, request: Request, param: str) -> list[int]:

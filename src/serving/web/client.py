@@ -17,12 +17,12 @@ CONNECT_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 600.0  # between two pieces of an answer; a long queue and a long prompt come before the first
 
 
-class ApiError(Exception):
-    """The API refused a request, or could not be reached (``status`` 0).
+class PageError(Exception):
+    """The API refused a request, could not be reached, or was not asked at all (``status`` 0).
 
     Attributes:
         message: what the API said, or what went wrong with the connection.
-        code, param: the OpenAI error's, empty where it gave none.
+        code, param: the OpenAI error's, empty where it gave none. Of ours: bad_key, and internal for a mistake here.
         retry_after: seconds that the API asks to wait, empty where it does not.
         knowlm: whether it came in the form of KnowLM's ``/generate``.
     """
@@ -75,26 +75,33 @@ class Api:
     Args:
         base_url: with or without the ``/v1`` at its end.
         key: sent as a bearer token; empty sends none.
+        proxies: whether to heed HTTP_PROXY and the like; never for this machine.
+
+    Raises:
+        PageError: the key has characters that a header can't have.
     """
 
-    def __init__(self, base_url: str, key: str = ""):
+    def __init__(self, base_url: str, key: str = "", proxies: bool = True):
         self.root = base_url.rstrip("/").removesuffix("/v1")
+        self.proxies = proxies and urlsplit(self.root).hostname not in ("127.0.0.1", "localhost", "::1")
+        if not all(" " < letter <= "~" for letter in key.strip()):
+            raise PageError("the key has characters that no key has", code="bad_key")
         self.headers = {"Authorization": f"Bearer {key.strip()}"} if key.strip() else {}
 
     async def models(self) -> list[Model]:
-        """The models it serves, in its order. Raises `ApiError`."""
+        """The models it serves, in its order. Raises `PageError`."""
         async with self._client() as client, self._response(client, "GET", "/v1/models") as response:
             rows = _json_object(await response.aread()).get("data")
             if not isinstance(rows, list):
-                raise ApiError(f"{self.root}/v1/models did not answer with a list of models", response.status_code)
+                raise PageError(f"{self.root}/v1/models did not answer with a list of models", response.status_code)
             return [_model(row) for row in rows if isinstance(row, dict) and row.get("id")]
 
     def chat(self, model: str, messages: list[dict[str, str]], parameters: Mapping[str, Any]) -> AsyncIterator[Piece]:
-        """The answer to a conversation. Raises `ApiError`, also in the middle of the answer."""
+        """The answer to a conversation. Raises `PageError`, also in the middle of the answer."""
         return self._stream("/v1/chat/completions", {"model": model, "messages": messages, **parameters})
 
     def complete(self, model: str, prompt: str, parameters: Mapping[str, Any]) -> AsyncIterator[Piece]:
-        """The continuation of a text. Raises `ApiError`, also in the middle of it."""
+        """The continuation of a text. Raises `PageError`, also in the middle of it."""
         return self._stream("/v1/completions", {"model": model, "prompt": prompt, **parameters})
 
     async def instruct(
@@ -102,7 +109,7 @@ class Api:
     ) -> AsyncIterator[Piece]:
         """The answer to an instruction and its input, which the server puts into the model's template.
 
-        A server without ``/generate`` is sent both as one message. Raises `ApiError`.
+        A server without ``/generate`` is sent both as one message. Raises `PageError`.
         """
         body = {"model": model, "instruction": instruction, "input": input, "parameters": dict(parameters)}
         try:
@@ -110,7 +117,7 @@ class Api:
                 text, tokens = chunk.get("generated_text") or "", chunk.get("num_output_tokens_cf") or None
                 yield Piece(text, chunk.get("finish_reason"), tokens)
             return
-        except ApiError as error:
+        except PageError as error:
             if error.status not in (404, 405) or error.knowlm:
                 raise
         message = f"{instruction}\n\n{input}" if input.strip() else instruction
@@ -127,7 +134,7 @@ class Api:
         """The objects of a stream."""
         async with self._client() as client, self._response(client, "POST", path, body) as response:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                raise ApiError(f"{self.root}{path} did not answer with a stream", response.status_code)
+                raise PageError(f"{self.root}{path} did not answer with a stream", response.status_code)
             async for data in event_data(response.aiter_bytes()):
                 if data == "[DONE]":
                     return
@@ -138,8 +145,7 @@ class Api:
 
     def _client(self) -> httpx.AsyncClient:
         timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        here = urlsplit(self.root).hostname in ("127.0.0.1", "localhost", "::1")
-        return httpx.AsyncClient(timeout=timeout, headers=self.headers, trust_env=not here)  # no proxy to ourselves
+        return httpx.AsyncClient(timeout=timeout, headers=self.headers, trust_env=self.proxies)
 
     @asynccontextmanager
     async def _response(
@@ -151,7 +157,7 @@ class Api:
                     raise _error(_json_object(await response.aread()), response)
                 yield response
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ApiError(f"{self.root}: {str(error) or type(error).__name__}") from error
+            raise PageError(f"{self.root}: {str(error) or type(error).__name__}") from error
 
 
 async def event_data(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
@@ -195,12 +201,12 @@ def _json_object(text: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"error": text.decode("utf-8", "replace").strip()[:500]}
 
 
-def _error(body: dict[str, Any], response: httpx.Response) -> ApiError:
+def _error(body: dict[str, Any], response: httpx.Response) -> PageError:
     """OpenAI's envelope, or what others send in its place."""
     error = body.get("error") or body.get("detail") or body.get("message") or response.reason_phrase
     fields = error if isinstance(error, dict) else {"message": str(error)}
     status = response.status_code if response.status_code >= 400 else 500  # in the middle of a stream
-    return ApiError(
+    return PageError(
         str(fields.get("message") or response.reason_phrase),
         status,
         str(fields.get("code") or fields.get("type") or ""),

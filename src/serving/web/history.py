@@ -60,7 +60,12 @@ class History:
         return next((one for one in self.conversations if one.id == id), None)
 
     def put(self, conversation: Conversation) -> "History":
-        """With this conversation new or changed, and current; the oldest are dropped where there are too many."""
+        """With this conversation new or changed, and current; the oldest are dropped where there are too many.
+
+        One that is too long by itself is not kept; what was kept of it before, and all others, stay as they are.
+        """
+        if conversation.size > MAX_CHARACTERS:
+            return self.select(conversation.id)
         kept, size = [conversation], conversation.size
         for one in self.conversations:
             size += one.size if one.id != conversation.id else 0

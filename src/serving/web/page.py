@@ -1,12 +1,16 @@
 """The web page: Gradio's Blocks at ``/ui/``, one page a language, over the HTTP API of the same server.
 
 The page asks nothing of anyone but the server: no analytics, no fonts or scripts from elsewhere, and a content policy
-that keeps a model's answer from loading pictures. Conversations stay in the browser.
+that keeps a model's answer from loading pictures. The browser keeps the conversations; Gradio holds the fields of a
+page, key and conversation among them, in the server's memory until the page is closed.
 """
 
+import asyncio
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from src.errors import UserError
 from src.serving.web.texts import LANGUAGES, language_of, texts_of
@@ -29,6 +33,13 @@ POLICY = (
     "form-action 'self'; frame-ancestors 'self'"
 )
 MAX_BODY_BYTES = 4 << 20  # an event carries the conversations that the browser keeps
+BODY_TIMEOUT_S = 30.0
+MAX_SESSIONS = 64  # pages whose fields are kept, in each language; beyond that the one used longest ago is forgotten
+# What the page asks of Gradio, which has much more: files and addresses fetched for anybody, uploads, recordings.
+ALLOWED = re.compile(
+    r"/ui/(zh|(zh/)?(config|theme\.css|(assets|static|svelte)/.*|"
+    r"gradio_api/(queue/(join|data)|run/predict|cancel|heartbeat/\w+|startup-events|theme\.css))?)"
+)
 HEADERS = {
     b"content-security-policy": POLICY.encode(),
     b"x-content-type-options": b"nosniff",
@@ -36,11 +47,12 @@ HEADERS = {
 }
 
 
-def mount(app: "FastAPI", base_url: str) -> None:
+def mount(app: "FastAPI", base_url: str, own: bool = False) -> None:
     """Put the page at ``/ui/`` (English) and ``/ui/zh/`` (Chinese) of an app, and send ``/`` to the browser's language.
 
     Args:
         base_url: of the OpenAI-compatible API that the page talks to, with or without ``/v1``.
+        own: whether that is this very server, which no proxy lies before.
 
     Raises:
         UserError: Gradio is not installed.
@@ -50,7 +62,6 @@ def mount(app: "FastAPI", base_url: str) -> None:
         import gradio as gr
     except ImportError as error:
         raise UserError("the web page needs Gradio: pip install -e '.[serve]', or leave web=true out") from error
-    from starlette.middleware import Middleware
     from starlette.responses import RedirectResponse, Response
 
     # The longer path first: routes are tried in order.
@@ -58,7 +69,7 @@ def mount(app: "FastAPI", base_url: str) -> None:
     for language, path in (("zh", "/ui/zh"), ("en", "/ui")):
         gr.mount_gradio_app(
             app,
-            build(language, base_url),
+            build(language, base_url, own),
             path=path,
             footer_links=[],
             run_history=False,
@@ -66,10 +77,11 @@ def mount(app: "FastAPI", base_url: str) -> None:
             ssr_mode=False,
             mcp_server=False,
             enable_monitoring=False,
-            app_kwargs={"middleware": [Middleware(PageGuard)]},
             theme=theme(),
             head=head(language),
         )
+
+    app.add_middleware(PageGuard)  # of the whole app, because Gradio's own would be around that of its part
 
     async def to_page(request: "Request") -> RedirectResponse:
         language = language_of(request.headers.get("accept-language", ""))
@@ -84,7 +96,7 @@ def mount(app: "FastAPI", base_url: str) -> None:
     app.add_route("/ui", _with_slash, include_in_schema=False)
 
 
-def build(language: str, base_url: str) -> "Blocks":
+def build(language: str, base_url: str, own: bool = False) -> "Blocks":
     """The page in one language of `LANGUAGES`."""
     import gradio as gr
 
@@ -94,7 +106,7 @@ def build(language: str, base_url: str) -> "Blocks":
     from src.serving.web.tabs.complete import CompleteTab
     from src.serving.web.tabs.instruction import InstructionTab
 
-    page = Page(texts_of(language), base_url)
+    page = Page(texts_of(language), base_url, own)
     with gr.Blocks(title=page.texts("title"), analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(_top(language), elem_id="top")
         with gr.Row():
@@ -107,7 +119,22 @@ def build(language: str, base_url: str) -> "Blocks":
         for tab in tabs:
             tab.wire(blocks, panel)
         panel.on_models(blocks.load, also=[picker for tab in tabs for picker in tab.models])
+        # pages that say nothing when they are closed, and those of strangers, are ended by the number of sessions
+        blocks.unload(_forgetting(blocks))
+    blocks.state_session_capacity = MAX_SESSIONS
     return blocks
+
+
+def _forgetting(blocks: "Blocks") -> Any:
+    """What is called when a page is closed: Gradio would keep its fields for good."""
+    import gradio as gr
+
+    async def forget(request: gr.Request) -> None:
+        await asyncio.sleep(1)  # what ran on the page has ended by then, and does not bring it back
+        blocks.state_holder.session_data.pop(str(request.session_hash), None)
+        blocks.state_holder.time_last_used.pop(str(request.session_hash), None)
+
+    return forget
 
 
 def theme() -> "Base":
@@ -141,40 +168,68 @@ def _top(language: str) -> str:
 
 
 class PageGuard:
-    """ASGI middleware of the page: its headers, a limit of what it is sent, and no uploads, which it has no use for."""
+    """ASGI middleware around all below ``/ui/``: only what the page needs, from its own pages only, of limited size.
+
+    It drops Gradio's CORS headers, which would let any web site read the page of a server with a public name.
+    """
 
     def __init__(self, app: Any):
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not scope["path"].startswith("/ui/"):
             await self.app(scope, receive, send)
             return
-        if scope["path"].rstrip("/").endswith("/upload"):
+        headers = dict(scope["headers"])
+        if not ALLOWED.fullmatch(scope["path"]):
             await _refuse(send, 404)
-            return
-        if int(dict(scope["headers"]).get(b"content-length") or 0) > MAX_BODY_BYTES:
+        elif not _is_own(headers):
+            await _refuse(send, 403)
+        elif int(headers.get(b"content-length") or 0) > MAX_BODY_BYTES:
             await _refuse(send, 413)
-            return
-        received = 0
+        else:
+            await self.app(scope, _limited(receive), _guarded(send))
 
-        async def limited() -> Any:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            # A body of no stated length that grows too large is cut off; what is left of it is no JSON.
-            return message if received <= MAX_BODY_BYTES else {"type": "http.disconnect"}
 
-        async def guarded(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *HEADERS.items()]}
-            await send(message)
+def _is_own(headers: dict[bytes, bytes]) -> bool:
+    """Whether a request comes from a page of this server, or from no page. A proxy may have changed the host."""
+    origin = headers.get(b"origin")
+    same_site = headers.get(b"sec-fetch-site") == b"same-origin"
+    return origin is None or same_site or urlsplit(origin).netloc == headers.get(b"host", b"")
 
-        await self.app(scope, limited, guarded)
+
+def _limited(receive: Any) -> Any:
+    """The body's messages; one that grows too large or comes too slowly is cut off, and what is left is no JSON."""
+    received, end = 0, asyncio.get_running_loop().time() + BODY_TIMEOUT_S
+    whole = False
+
+    async def limited() -> Any:
+        nonlocal received, whole
+        try:
+            async with asyncio.timeout_at(None if whole else end):
+                message = await receive()
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        received += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
+        return message if received <= MAX_BODY_BYTES else {"type": "http.disconnect"}
+
+    return limited
+
+
+def _guarded(send: Any) -> Any:
+    async def guarded(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            own = [pair for pair in message["headers"] if not pair[0].lower().startswith(b"access-control-")]
+            message = {**message, "headers": [*own, *HEADERS.items()]}
+        await send(message)
+
+    return guarded
 
 
 async def _refuse(send: Any, status: int) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    headers = [(b"content-length", b"0"), (b"connection", b"close")]  # a body may be on its way
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 
 

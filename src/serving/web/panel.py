@@ -8,14 +8,15 @@ import gradio as gr
 
 from src.errors import UserError
 from src.generation.engine import Decoding
-from src.serving.web.client import Api, ApiError, Model
+from src.serving.settings import MAX_STOP
+from src.serving.web.client import Api, Model, PageError
 from src.serving.web.presets import Preset, load_presets
 from src.serving.web.settings import (
     CONTROLS,
     RANGES,
     control_values,
-    decoding_of,
     fitted,
+    from_controls,
     idle,
     is_seed,
     lacking,
@@ -40,7 +41,7 @@ MANY: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class Chosen:
     """What the settings were when a button was pressed."""
 
     api: Api
@@ -60,10 +61,15 @@ class Page:
 
     texts: Texts
     base_url: str
+    own: bool = False  # whether the API is of this very server
     runs: Runs = field(default_factory=Runs)
     presets: Sequence[Preset] = field(default_factory=load_presets)
 
-    def asked(self, known: dict[str, Model], model: str | None, key: str, *values: Any) -> Asked:
+    def api(self, key: str) -> Api:
+        """The API with a key. Raises `PageError` for one that no key can be."""
+        return Api(self.base_url, key, proxies=not self.own)
+
+    def chosen(self, known: dict[str, Model], model: str | None, key: str, *values: Any) -> Chosen:
         """The settings out of the values of `Panel.inputs`. Raises `UserError` in the language of the page."""
         if not model:
             raise UserError(self.texts("error_no_model"))
@@ -72,7 +78,11 @@ class Page:
             raise UserError(self.texts("error_seed", seed=controls["seed"]))
         found = known.get(model)
         extended = found is not None and found.capabilities is not None
-        return Asked(Api(self.base_url, key), model, decoding_of(controls), extended)
+        try:
+            api = self.api(key)
+        except PageError as error:
+            raise UserError(error_line(error, self.texts)) from error
+        return Chosen(api, model, from_controls(controls), extended)
 
 
 class Tab(Protocol):
@@ -87,7 +97,7 @@ class Tab(Protocol):
 
 
 class Panel:
-    """The settings. ``inputs`` are the components that `Page.asked` takes the values of."""
+    """The settings. ``inputs`` are the components that `Page.chosen` takes the values of."""
 
     def __init__(self, page: Page):
         self.page, texts = page, page.texts
@@ -143,8 +153,8 @@ class Panel:
 
     async def _read_models(self, key: str, *chosen: str | None) -> list[Any]:
         try:
-            models, note = await Api(self.page.base_url, key).models(), ""
-        except ApiError as error:
+            models, note = await self.page.api(key).models(), ""
+        except PageError as error:
             models, note = [], error_line(error, self.page.texts)
         ids = [model.id for model in models]
         note = note or ("" if ids else self.page.texts("model_none"))
@@ -165,7 +175,7 @@ class Panel:
     def _describe(self, name: str, known: dict[str, Model], model: str | None, *values: Any) -> list[Any]:
         """What the settings mean, and which of them mean nothing now."""
         texts, preset, found = self.page.texts, self._preset(name), known.get(model or "")
-        decoding = decoding_of(dict(zip(CONTROLS, values, strict=True)))
+        decoding = from_controls(dict(zip(CONTROLS, values, strict=True)))
         lines = [_preset_text(texts, "about", preset) if preset else texts("about_custom"), mode_line(decoding, texts)]
         if found and preset and (names := lacking(preset.decoding, found)):
             lines.append(texts("mode_left_out", engine=found.engine, parameters=named(names, texts)))
@@ -196,7 +206,7 @@ def _controls(texts: Texts, values: dict[str, Any]) -> dict[str, Any]:
     for name in CONTROLS:
         common = {
             "label": texts(name),
-            "info": texts(f"{name}_info"),
+            "info": texts(f"{name}_info", most=MAX_STOP),
             "value": values[name],
             "elem_id": name.replace("_", "-"),
             "interactive": True,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from src.generation.engine import Decoding
+from src.serving.settings import MAX_STOP
 from src.serving.web.client import Model
 from src.serving.web.texts import Texts
 
@@ -35,11 +36,10 @@ RANGES = {  # of the sliders: least, most, step
 }
 DRAWN = ("top_p", "top_k", "min_p", "seed")  # do nothing where nothing is drawn
 COUNTED = ("presence_penalty", "frequency_penalty")  # do not go with beams
-MAX_STOPS = 4
-NEUTRAL = Decoding()
+DEFAULTS = Decoding()
 
 
-def decoding_of(values: Mapping[str, Any]) -> Decoding:
+def from_controls(values: Mapping[str, Any]) -> Decoding:
     """The decoding that the values of `CONTROLS` mean; what is idle in it (`idle`) is left out.
 
     A number out of its range, or none, as there may be while somebody types, counts as the nearest, or the least.
@@ -122,7 +122,7 @@ def parameters(decoding: Decoding, extended: bool) -> dict[str, Any]:
         sent["top_p"] = decoding.top_p
     names = ["num_beams", "repetition_penalty", *COUNTED, *(("top_k", "min_p") if decoding.do_sample else ())]
     for name in names:
-        if extended or getattr(decoding, name) != getattr(NEUTRAL, name):
+        if extended or getattr(decoding, name) != getattr(DEFAULTS, name):
             sent[name] = getattr(decoding, name)
     if decoding.seed is not None:
         sent["seed"] = decoding.seed
@@ -151,7 +151,7 @@ def unoffered(decoding: Decoding, model: Model | None) -> set[str]:
 
 def fitted(decoding: Decoding, model: Model | None) -> Decoding:
     """A preset without what the model's engine can't do; the page says what was left out."""
-    return replace(decoding, **{name: getattr(NEUTRAL, name) for name in lacking(decoding, model)})
+    return replace(decoding, **{name: getattr(DEFAULTS, name) for name in lacking(decoding, model)})
 
 
 def mode_line(decoding: Decoding, texts: Texts) -> str:
@@ -178,8 +178,8 @@ def warnings(decoding: Decoding, model: Model | None, texts: Texts) -> list[str]
         found.append(texts("mode_lacking", engine=model.engine, parameters=named(names, texts)))
     if model is not None and not model.chat:
         found.append(texts("mode_no_chat"))
-    if len(decoding.stop) > MAX_STOPS:
-        found.append(texts("mode_too_many_stops", count=len(decoding.stop)))
+    if len(decoding.stop) > MAX_STOP:
+        found.append(texts("mode_too_many_stops", count=len(decoding.stop), most=MAX_STOP))
     return found
 
 

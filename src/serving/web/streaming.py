@@ -5,23 +5,26 @@ token. Closing an answer closes its HTTP request, which ends the work on the ser
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from src.serving.web.client import ApiError, Piece
+from src.serving.web.client import PageError, Piece
 from src.serving.web.texts import Texts
+
+log = logging.getLogger(__name__)
 
 UPDATE_S = 0.06  # between two updates of the page
 
 
-class Answer:
+class Running:
     """One answer on its way; `watch` drives it.
 
     Attributes:
         text: what has come so far.
-        error: why it ended early, None unless the API said so.
+        error: why it ended early, None where it did not.
         stopped: whether the reader ended it.
         ended: whether nothing more comes.
     """
@@ -31,7 +34,7 @@ class Answer:
         self.text = ""
         self.finish_reason: str | None = None
         self.completion_tokens: int | None = None
-        self.error: ApiError | None = None
+        self.error: PageError | None = None
         self.remark = ""
         self.stopped = self.ended = False
         self._start = time.perf_counter()
@@ -49,11 +52,14 @@ class Answer:
                     self.remark = piece.remark or self.remark
                     self.finish_reason = piece.finish_reason or self.finish_reason
                     self.completion_tokens = piece.completion_tokens or self.completion_tokens
-        except ApiError as error:
+        except PageError as error:
             self.error = error
         except asyncio.CancelledError:
             self.stopped = True
             raise
+        except Exception:
+            log.exception("an answer on the page failed")
+            self.error = PageError("see the log of the server", code="internal")
         finally:
             self.total_s, self.ended = time.perf_counter() - self._start, True
 
@@ -82,8 +88,12 @@ class Answer:
         return " · ".join(parts)
 
 
-def error_line(error: ApiError, texts: Texts) -> str:
+def error_line(error: PageError, texts: Texts) -> str:
     """A sentence about an error of the API, in the language of the page; what the API said is kept as it is."""
+    if error.code == "bad_key":
+        return texts("error_key")
+    if error.code == "internal":
+        return texts("error_internal")
     if error.status == 0:
         return texts("error_unreachable", message=error.message)
     about = ", ".join(part for part in (error.code, error.param) if part)
@@ -92,7 +102,7 @@ def error_line(error: ApiError, texts: Texts) -> str:
     return line + (texts("error_retry_after", seconds=error.retry_after) if error.retry_after else "")
 
 
-async def watch(answers: Sequence[Answer], stop: asyncio.Event) -> AsyncIterator[None]:
+async def watch(answers: Sequence[Running], stop: asyncio.Event) -> AsyncIterator[None]:
     """Receive answers side by side until all have ended or ``stop`` is set; yields whenever the page should change.
 
     Leaving early (the browser has gone) ends the answers too.
@@ -110,10 +120,7 @@ async def watch(answers: Sequence[Answer], stop: asyncio.Event) -> AsyncIterator
     finally:
         for task in [stopping, *tasks]:
             task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+        await asyncio.gather(*tasks, return_exceptions=True)
     yield
 
 

@@ -9,7 +9,7 @@ import gradio as gr
 from src.errors import UserError
 from src.serving.web.history import Conversation, History, Turn, plain, until_question
 from src.serving.web.panel import MANY, Page, Panel
-from src.serving.web.streaming import Answer, watch
+from src.serving.web.streaming import Running, watch
 
 TAB = "chat"
 Update = dict[Any, Any]  # component: its new value
@@ -95,10 +95,11 @@ class ChatTab:
     async def on_send(
         self, request: gr.Request, message: str, chat: Any, system: str, store: Any, *settings: Any
     ) -> AsyncIterator[Update]:
-        """A new message; an empty one asks again for the answer to the last question."""
+        """A new message, in place of a question that has no answer; an empty one asks that question again."""
         turns = plain(chat)
         if message.strip():
-            turns = (*turns, {"role": "user", "content": message})
+            answered = turns[:-1] if turns and turns[-1]["role"] == "user" else turns
+            turns = (*answered, {"role": "user", "content": message})
         elif not turns or turns[-1]["role"] != "user":
             yield {self.note: self.page.texts("error_nothing")}
             return
@@ -128,7 +129,7 @@ class ChatTab:
         """Stream the answer to the last of the turns, and keep the conversation."""
         texts, session = self.page.texts, str(request.session_hash)
         try:
-            asked = self.page.asked(*settings)
+            chosen = self.page.chosen(*settings)
         except UserError as error:
             yield {self.note: str(error)}
             return
@@ -136,9 +137,10 @@ class ChatTab:
         conversation = replace(history.get(history.current) or Conversation(), turns=turns, system=system)
         history = history.put(conversation)
         opening = [{"role": "system", "content": system}] if system.strip() else []
-        answer = Answer(asked.api.chat(asked.model, [*opening, *turns], asked.parameters))
+        answer = Running(chosen.api.chat(chosen.model, [*opening, *turns], chosen.parameters))
         run = self.page.runs.begin(session, TAB)
-        yield {**self.shown(history, running=True), self.message: "", self.note: texts("note_waiting")}
+        waiting = {self.message: "", self.note: texts("note_waiting")}
+        yield {**self.shown(history, running=True), self.chat: list(turns), **waiting}
         try:
             async for _ in watch([answer], run.stop):
                 if run.superseded:
@@ -150,9 +152,12 @@ class ChatTab:
             self.page.runs.end(session, TAB, run)
         if answer.text:
             turns = (*turns, {"role": "assistant", "content": answer.text})
-        history = history.put(replace(conversation, turns=turns))
-        again = texts("ask_again") if answer.error and not answer.text else ""
-        yield {**self.shown(history), self.note: answer.note(texts) + again}
+        conversation = replace(conversation, turns=turns)
+        history = history.put(conversation)
+        more = texts("ask_again") if answer.error and not answer.text else ""
+        if history.get(conversation.id) != conversation:
+            more += " " + texts("error_too_long")
+        yield {**self.shown(history), self.chat: list(turns), self.note: answer.note(texts) + more}
 
     def on_undo(self, event: gr.UndoData, chat: Any, store: Any) -> Update:
         """Take the last question and its answer back; the question returns to the field."""
@@ -163,7 +168,7 @@ class ChatTab:
             history = history.put(replace(history.get(history.current) or Conversation(), turns=kept))
         else:
             history = history.delete(history.current)
-        return {**self.shown(history), self.message: question, self.note: ""}
+        return {**self.shown(history), self.chat: list(kept), self.message: question, self.note: ""}
 
     async def on_stop(self, request: gr.Request) -> None:
         """End the answer that is being written; what has come of it stays."""

@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from src.errors import UserError
-from src.serving.web.panel import Asked, Page, Panel
+from src.serving.web.panel import Chosen, Page, Panel
 from src.serving.web.tabs.form import Form, Pieces, need
 
 SIDES = ("left", "right")
@@ -48,10 +48,10 @@ class CompareTab:
         """Connect the events of the tab."""
         self.form.wire(panel, [self.message, *self.models], self.outputs, self.notes, enter=[self.message])
 
-    def start(self, asked: Asked, message: str, *models: Any) -> list[Pieces]:
+    def start(self, chosen: Chosen, message: str, *models: Any) -> list[Pieces]:
         """Begin both answers. Raises `UserError` where something is missing."""
         if not all(models):
             raise UserError(self.page.texts("error_no_model"))
         need(self.page.texts, message)
         messages = [{"role": "user", "content": message}]
-        return [asked.api.chat(model, messages, asked.parameters) for model in models]
+        return [chosen.api.chat(model, messages, chosen.parameters) for model in models]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from src.serving.web.panel import Asked, Page, Panel
+from src.serving.web.panel import Chosen, Page, Panel
 from src.serving.web.tabs.form import Form, Pieces, need
 
 
@@ -34,7 +34,7 @@ class CompleteTab:
         """Connect the events of the tab."""
         self.form.wire(panel, [self.prompt], [self.output], [self.note])
 
-    def start(self, asked: Asked, prompt: str) -> list[Pieces]:
+    def start(self, chosen: Chosen, prompt: str) -> list[Pieces]:
         """Begin the continuation. Raises `UserError` where something is missing."""
         need(self.page.texts, prompt)
-        return [asked.api.complete(asked.model, prompt, asked.parameters)]
+        return [chosen.api.complete(chosen.model, prompt, chosen.parameters)]

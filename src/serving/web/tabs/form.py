@@ -8,7 +8,7 @@ import gradio as gr
 from src.errors import UserError
 from src.serving.web.client import Piece
 from src.serving.web.panel import MANY, Page, Panel
-from src.serving.web.streaming import Answer, watch
+from src.serving.web.streaming import Running, watch
 from src.serving.web.texts import Texts
 
 Pieces = AsyncIterator[Piece]
@@ -50,7 +50,7 @@ class Form:
 
         async def stream(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
             try:
-                begun = self.start(self.page.asked(*values[count:]), *values[:count])
+                begun = self.start(self.page.chosen(*values[count:]), *values[:count])
             except UserError as error:
                 yield {notes[0]: str(error)}
                 return
@@ -69,7 +69,7 @@ class Form:
         self, session: str, begun: list[Pieces], outputs: Sequence[gr.Textbox], notes: Sequence[gr.Markdown]
     ) -> AsyncIterator[dict[Any, Any]]:
         texts = self.page.texts
-        answers = [Answer(pieces) for pieces in begun]
+        answers = [Running(pieces) for pieces in begun]
         run = self.page.runs.begin(session, self.name)
         waiting: dict[Any, Any] = dict.fromkeys(outputs, "")
         waiting |= dict.fromkeys(notes, texts("note_waiting"))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from src.serving.web.panel import Asked, Page, Panel
+from src.serving.web.panel import Chosen, Page, Panel
 from src.serving.web.tabs.form import Form, Pieces, need
 
 
@@ -41,7 +41,7 @@ class InstructionTab:
         """Connect the events of the tab."""
         self.form.wire(panel, [self.instruction, self.input], [self.output], [self.note])
 
-    def start(self, asked: Asked, instruction: str, input: str) -> list[Pieces]:
+    def start(self, chosen: Chosen, instruction: str, input: str) -> list[Pieces]:
         """Begin the answer. Raises `UserError` where something is missing."""
         need(self.page.texts, instruction)
-        return [asked.api.instruct(asked.model, instruction, input, asked.parameters)]
+        return [chosen.api.instruct(chosen.model, instruction, input, chosen.parameters)]
