@@ -110,7 +110,8 @@ class LlamaCppEngine(HttpEngine):
             "n_predict": prompt.limit,
             "stream": True,
             "return_tokens": True,
-            "cache_prompt": True,
+            # a prompt that is partly remembered is computed in other pieces, which can change what a seed draws
+            "cache_prompt": how.seed is None,
             "samplers": SAMPLERS,
             "temperature": how.temperature if how.do_sample else 0.0,
             "top_k": how.top_k,
