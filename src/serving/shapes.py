@@ -4,6 +4,7 @@ Plain dictionaries, because they are made for each token.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -73,7 +74,7 @@ class Shape(Protocol):
         ...
 
 
-class _OpenAI:
+class _OpenAI(ABC):
     """What both routes of the OpenAI API share."""
 
     kind = chunk_kind = ""
@@ -99,8 +100,9 @@ class _OpenAI:
         choices = [self.choice(number, answer) for number, answer in enumerate(answers)]
         return {**self._head, "object": self.kind, "choices": choices, "usage": usage(answers, self.asked.n)}
 
+    @abstractmethod
     def choice(self, number: int, answer: Answer) -> dict[str, Any]:
-        raise NotImplementedError
+        """A whole answer."""
 
 
 class ChatShape(_OpenAI):

@@ -6,7 +6,7 @@ import gradio as gr
 
 from src.errors import UserError
 from src.serving.web.panel import Chosen, Page, Panel
-from src.serving.web.tabs.form import Form, Pieces, need
+from src.serving.web.tabs.form import Form, Pieces, answer_box, need
 
 SIDES = ("left", "right")
 
@@ -32,17 +32,9 @@ class CompareTab:
                 for side in SIDES:
                     with gr.Column(min_width=240):
                         self.models.append(gr.Dropdown([], label=texts(f"compare_{side}"), elem_id=f"{side}-model"))
-                        self.outputs.append(
-                            gr.Textbox(
-                                lines=12,
-                                max_lines=24,
-                                label=texts("output"),
-                                interactive=False,
-                                buttons=["copy"],
-                                elem_id=f"{side}-output",
-                            )
-                        )
-                        self.notes.append(gr.Markdown(elem_id=f"{side}-note", elem_classes="note"))
+                        output, note = answer_box(side, texts("output"))
+                        self.outputs.append(output)
+                        self.notes.append(note)
 
     def wire(self, blocks: gr.Blocks, panel: Panel) -> None:
         """Connect the events of the tab."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import gradio as gr
 
 from src.serving.web.panel import Chosen, Page, Panel
-from src.serving.web.tabs.form import Form, Pieces, need
+from src.serving.web.tabs.form import Form, Pieces, answer_box, need
 
 
 class CompleteTab:
@@ -20,15 +20,7 @@ class CompleteTab:
                 lines=6, max_lines=24, label=texts("prompt"), placeholder=texts("prompt_placeholder"), elem_id="prompt"
             )
             self.form = Form(page, "complete", self.start)
-            self.output = gr.Textbox(
-                lines=8,
-                max_lines=24,
-                label=texts("continuation"),
-                interactive=False,
-                buttons=["copy"],
-                elem_id="complete-output",
-            )
-            self.note = gr.Markdown(elem_id="complete-note", elem_classes="note")
+            self.output, self.note = answer_box("complete", texts("continuation"))
 
     def wire(self, blocks: gr.Blocks, panel: Panel) -> None:
         """Connect the events of the tab."""

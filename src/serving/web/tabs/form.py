@@ -86,6 +86,12 @@ class Form:
         yield {**last, self.run: gr.update(visible=True), self.stop: gr.update(visible=False)}
 
 
+def answer_box(name: str, label: str) -> tuple[gr.Textbox, gr.Markdown]:
+    """Where an answer is written, and the note below it."""
+    box = gr.Textbox(lines=8, max_lines=24, label=label, interactive=False, buttons=["copy"], elem_id=f"{name}-output")
+    return box, gr.Markdown(elem_id=f"{name}-note", elem_classes="note")
+
+
 def need(texts: Texts, text: str) -> None:
     """Raise `UserError` where nothing was written."""
     if not text.strip():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import gradio as gr
 
 from src.serving.web.panel import Chosen, Page, Panel
-from src.serving.web.tabs.form import Form, Pieces, need
+from src.serving.web.tabs.form import Form, Pieces, answer_box, need
 
 
 class InstructionTab:
@@ -27,15 +27,7 @@ class InstructionTab:
                 lines=4, max_lines=16, label=texts("input"), placeholder=texts("input_placeholder"), elem_id="input"
             )
             self.form = Form(page, "instruction", self.start)
-            self.output = gr.Textbox(
-                lines=8,
-                max_lines=24,
-                label=texts("output"),
-                interactive=False,
-                buttons=["copy"],
-                elem_id="instruction-output",
-            )
-            self.note = gr.Markdown(elem_id="instruction-note", elem_classes="note")
+            self.output, self.note = answer_box("instruction", texts("output"))
 
     def wire(self, blocks: gr.Blocks, panel: Panel) -> None:
         """Connect the events of the tab."""
