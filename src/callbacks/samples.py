@@ -55,9 +55,8 @@ class Samples(Callback):
         template = load_template(self.template or module.spec.template, tokenizer) if self.chat else None
         engine = TransformersEngine(module.model, tokenizer, template, batch_size=len(self.prompts))
         decoding = self.decoding
-        if (
-            sharded and decoding.do_sample and decoding.seed is None
-        ):  # the processes must draw the same tokens, or they wait for each other
+        if sharded and decoding.do_sample and decoding.seed is None:
+            # the processes must draw the same tokens, or they wait for each other
             decoding = replace(decoding, seed=trainer.global_step)
         texts = self._generate(engine, decoding)
         if not trainer.is_global_zero:
