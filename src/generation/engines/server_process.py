@@ -38,6 +38,15 @@ _WITH_PARENT = (
     "os.execv(sys.argv[2], sys.argv[2:])\n"
 )
 
+# What a server has started itself (vLLM: the processes that hold the GPUs) would outlive it so. This process waits for
+# the end of a pipe whose other end the parent holds, and then ends them all.
+_REAPER = (
+    "import os, sys\n"
+    "os.read(0, 1)\n"
+    "try: os.killpg(int(sys.argv[1]), 9)\n"
+    "except (ProcessLookupError, PermissionError): pass\n"
+)
+
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
 
 
@@ -69,6 +78,7 @@ class ServerProcess:
         self.restarts = 0
         self.address = ""
         self._process: subprocess.Popen[bytes] | None = None
+        self._reaper: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
         self._settled = threading.Event()  # the first start has succeeded or failed
         self._closing = threading.Event()
@@ -157,6 +167,7 @@ class ServerProcess:
         return time.monotonic() - began
 
     def _launch(self) -> None:
+        self._reap()
         self._process, port = None, free_port()
         self.address = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-c", _WITH_PARENT, str(os.getpid()), *map(str, self.command(port))]
@@ -172,6 +183,21 @@ class ServerProcess:
                 env=self.environment,
                 start_new_session=True,  # Ctrl-C is for the parent, which lets running answers end first
             )
+        self._reaper = subprocess.Popen(
+            [sys.executable, "-S", "-c", _REAPER, str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _reap(self) -> None:
+        """End what is left of the last child's group."""
+        reaper, self._reaper = self._reaper, None
+        if reaper is not None:
+            assert reaper.stdin is not None
+            reaper.stdin.close()
+            reaper.wait()
 
     def _wait_until_healthy(self) -> bool:
         deadline = time.monotonic() + self.start_timeout_s
@@ -203,6 +229,7 @@ class ServerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # its own children too
         process.wait()
+        self._reap()
 
     def _last_words(self) -> str:
         """The lines that most likely say why: the last that names an error and what follows it."""

@@ -140,6 +140,24 @@ def test_a_server_that_does_not_listen_to_sigterm_is_killed():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only close() ends the child")
+def test_what_a_server_has_started_dies_with_the_parent_too(tmp_path):
+    started = tmp_path / "pid"
+    starting = f"import subprocess\nopen({str(started)!r}, 'w').write(str(subprocess.Popen(['sleep', '300']).pid))\n"
+    script = (
+        "import sys, time\n"
+        "from tests.generation.engines.test_server_process import serving\n"
+        "server = serving(sys.argv[1]); server.start()\n"
+        "print(server.pid, flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", script, starting + ANSWERING]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    child, grandchild = int(parent.stdout.readline()), int(started.read_text())
+    assert alive(child) and alive(grandchild)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not alive(child) and not alive(grandchild))
+
+
 def test_a_server_dies_with_its_parent_however_that_dies(tmp_path):
     script = (
         "import sys, time\n"
