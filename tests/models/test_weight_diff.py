@@ -112,7 +112,7 @@ def test_a_tied_head_that_only_one_side_stores_is_no_trouble(tmp_path: Path) -> 
     tied = write_model(tmp_path / "tied", {"embed": random(6, 4, seed=3)})
     for raw, tuned in ((untied, tied), (tied, untied)):
         make_diff(raw, tuned, tmp_path / f"{tuned.name}_diff")
-        recover(raw, tmp_path / f"{tuned.name}_diff", tmp_path / f"{tuned.name}_back")
+        assert recover(raw, tmp_path / f"{tuned.name}_diff", tmp_path / f"{tuned.name}_back").verified
         same(tuned, tmp_path / f"{tuned.name}_back")
 
 

@@ -30,7 +30,7 @@ BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # before each further start in a row; t
 STEADY_S = 60.0  # a child that answered for so long starts the row anew
 LAST_BYTES = 65536  # of the log, in which its last words are looked for
 POLL_S = 0.1
-# Linux ends the child with its parent (PR_SET_PDEATHSIG = 1); elsewhere `close` does.
+# Linux ends the child with its parent at once (PR_SET_PDEATHSIG = 1); elsewhere the reaper does.
 _WITH_PARENT = (
     "import ctypes, os, sys\n"
     "getattr(ctypes.CDLL(None), 'prctl', lambda *a: 0)(1, 9)\n"
