@@ -32,7 +32,7 @@ def is_none(value: Any) -> bool:
 
 def answer_object(question: Question, items: Items, text: str) -> dict[str, Any]:
     """The right answer of a question as JSON data; what it does not ask for is left out, repeats too."""
-    build: Callable[..., Any] = {
+    builders: dict[Task, Callable[..., Any]] = {
         Task.NER: _entity_list,
         Task.RE: _relation_list,
         Task.SPO: _relation_list,
@@ -40,13 +40,14 @@ def answer_object(question: Question, items: Items, text: str) -> dict[str, Any]
         Task.EE: _event_list,
         Task.EEA: _event_list,
         Task.KG: _record,
-    }[question.task]
+    }
+    build = builders[question.task]
     return {element.name: build(question, element, items, text) for element in question.elements}
 
 
 def items_of_answer(question: Question, answer: Mapping[str, Any], notes: Counter[Note]) -> Items:
     """The items that an answer states, without spans; what can't be read is passed over and counted in ``notes``."""
-    read: Callable[..., Items] = {
+    readers: dict[Task, Callable[..., Items]] = {
         Task.NER: _read_entities,
         Task.RE: _read_relations,
         Task.SPO: _read_relations,
@@ -54,7 +55,8 @@ def items_of_answer(question: Question, answer: Mapping[str, Any], notes: Counte
         Task.EE: _read_events,
         Task.EEA: _read_events,
         Task.KG: _read_records,
-    }[question.task]
+    }
+    read = readers[question.task]
     items = Items()
     keys = _matched_keys(question, answer, notes)
     for element in question.elements:
@@ -236,7 +238,9 @@ def _read_records(question: Question, element: RecordType, value: Any, notes: Co
 
 
 def _unrepeated(items: Items, notes: Counter[Note]) -> Items:
-    once = Items(*(tuple(dict.fromkeys(kind)) for kind in (items.entities, items.relations, items.events)))
+    once = Items(
+        tuple(dict.fromkeys(items.entities)), tuple(dict.fromkeys(items.relations)), tuple(dict.fromkeys(items.events))
+    )
     if repeats := len(items) - len(once):
         notes[Note.DUPLICATE] += repeats
     return once

@@ -130,10 +130,15 @@ def items_from_record(record: Mapping[str, Any]) -> Items:
 
 
 def _relation(entry: Mapping[str, Any]) -> Relation:
-    spans = {name: Span(*entry[name]) if entry.get(name) else None for name in ("head_span", "tail_span")}
-    ends = (entry["head"], entry["relation"], entry["tail"])
     return Relation(
-        *ends, entry.get("head_type") or "", entry.get("tail_type") or "", **spans, score=entry.get("score")
+        entry["head"],
+        entry["relation"],
+        entry["tail"],
+        entry.get("head_type") or "",
+        entry.get("tail_type") or "",
+        Span(*entry["head_span"]) if entry.get("head_span") else None,
+        Span(*entry["tail_span"]) if entry.get("tail_span") else None,
+        entry.get("score"),
     )
 
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -27,6 +27,7 @@ class Capability(StrEnum):
 
     BEAMS = "beam search"
     JSON_SCHEMA = "answers that follow a JSON schema"
+    GRAMMAR = "answers that follow a grammar"
     LOGPROBS = "log probabilities"
     PROMPT_LOGPROBS = "log probabilities of the prompt"
     COUNT_PENALTIES = "presence and frequency penalties"
@@ -70,6 +71,20 @@ class EngineDown(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """What an answer may be, as a grammar.
+
+    lark: in llguidance's dialect of Lark; begins with ``%llguidance {}``.
+    close: the shortest text that completes an answer so far. Where it is given and few tokens are left, the answer is
+        completed with it: it ends whole, with the finish reason ``length``. None: an answer that reaches the limit
+        ends where it is.
+    """
+
+    lark: str
+    close: Callable[[str], str] | None = None
+
+
+@dataclass(frozen=True)
 class Decoding:
     """How the next tokens are chosen. In this order: bias, penalties, temperature, top_k, top_p, min_p, the draw.
 
@@ -90,6 +105,7 @@ class Decoding:
         seed: makes a sampled answer repeatable on the same engine; None draws anew each time.
         stop: texts that end the answer and are not part of it, besides those of the template.
         json_schema: the answer is JSON that follows this schema; ``{}`` is any JSON value.
+        grammar: the answer follows this grammar.
         logprobs: log probabilities of the chosen tokens and of this many likeliest at each place, of the model's own
             distribution before any of the above; None for none.
         ignore_eos: never choose an end token, so that the answer has `max_new_tokens`: for measuring speed.
@@ -109,6 +125,7 @@ class Decoding:
     seed: int | None = None
     stop: Sequence[str] = field(default=())
     json_schema: Mapping[str, Any] | None = None
+    grammar: Grammar | None = None
     logprobs: int | None = None
     ignore_eos: bool = False
 
@@ -132,8 +149,11 @@ class Decoding:
                 raise UserError(f"decoding.{name} is {getattr(self, name)!r}: it must be {expected}")
         if self.json_schema is not None:
             check_schema(self.json_schema)
-            if self.ignore_eos:
-                raise UserError("ignore_eos does not go with json_schema, whose answer ends: leave one of them out")
+        shaped = [name for name in ("json_schema", "grammar") if getattr(self, name) is not None]
+        if shaped and self.ignore_eos:
+            raise UserError(f"ignore_eos does not go with {shaped[0]}, whose answer ends: leave one of them out")
+        if len(shaped) > 1:
+            raise UserError("an answer follows one thing: leave out decoding.json_schema or decoding.grammar")
         drawn = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": None}
         idle = [name for name, default in drawn.items() if getattr(self, name) != default]
         if idle and not self.do_sample:
@@ -142,7 +162,7 @@ class Decoding:
             )
         if self.do_sample and self.num_beams > 1:
             raise UserError("beam search does not sample: set decoding.num_beams=1 or decoding.do_sample=false")
-        single = {Capability.COUNT_PENALTIES, Capability.LOGIT_BIAS, Capability.JSON_SCHEMA, Capability.LOGPROBS}
+        single = {Capability.COUNT_PENALTIES, Capability.LOGIT_BIAS, Capability.LOGPROBS}
         if self.num_beams > 1 and (used := [name for need, name in self.needs().items() if need in single]):
             raise UserError(f"beam search does not go with {used[0]}: leave it out or set decoding.num_beams=1")
 
@@ -151,6 +171,7 @@ class Decoding:
         asked = {
             Capability.BEAMS: ("num_beams", self.num_beams > 1),
             Capability.JSON_SCHEMA: ("json_schema", self.json_schema is not None),
+            Capability.GRAMMAR: ("grammar", self.grammar is not None),
             Capability.LOGPROBS: ("logprobs", self.logprobs is not None),
             Capability.REPETITION_PENALTY: ("repetition_penalty", self.repetition_penalty != 1.0),
             Capability.TOP_K: ("top_k", self.top_k > 0),
