@@ -7,6 +7,7 @@ What is added to ``hydra.main``:
 
 - ``model=PATH`` accepts a local folder, a hub id or a ``.gguf`` file besides the names in ``configs/model/``;
 - a bare flag such as ``--list`` is the setting ``list=true``;
+- ``schema=NAME`` is ``schema.source=NAME``: what the code reads, of ``configs/schema`` or elsewhere, is no group;
 - ``preflight=true``, or true for any other group that is switched on and off, is its setting ``enabled``;
 - ``--local_rank=N``, which the deepspeed launcher adds, is left out;
 - a value that Hydra's grammar can't read, such as Chinese text, is taken as the text it is;
@@ -39,7 +40,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 
 SWITCHES = {"preflight"}  # config groups with a setting `enabled`: preflight=true means preflight.enabled=true
-TEXTS = {"prompt", "instruction", "input", "system"}  # settings that hold what people write
+SOURCES = {"schema"}  # folders whose files are no groups: schema=NAME means schema.source=NAME
+TEXTS = {"prompt", "instruction", "input", "system", "text"}  # settings that hold what people write
 
 Task = Callable[[DictConfig], Any]
 
@@ -132,6 +134,8 @@ def rewrite_arguments(arguments: list[str]) -> Iterator[str]:
         key, _, value = argument.partition("=")
         if key in {"--local_rank", "--local-rank"}:  # the deepspeed launcher's; LOCAL_RANK says the same
             continue
+        if (name := key.removeprefix("--")) in SOURCES:
+            key, argument = f"{name}.source", f"{name}.source={value}"
         if (name := key.removeprefix("--")) in SWITCHES and (value or "true").lower() in {"true", "false"}:
             yield f"{name}.enabled={value or 'true'}"
         elif argument.startswith("--") and key not in hydra_flags:

@@ -75,13 +75,16 @@ class Grammar:
     """What an answer may be, as a grammar.
 
     lark: in llguidance's dialect of Lark; begins with ``%llguidance {}``.
-    close: the shortest text that completes an answer so far. Where it is given and few tokens are left, the answer is
-        completed with it: it ends whole, with the finish reason ``length``. None: an answer that reaches the limit
-        ends where it is.
+    close: the shortest text that completes an answer so far. Where it is given, an answer that would not be whole at
+        the limit of tokens is completed with it in time; its finish reason is then ``length``. None: an answer that
+        reaches the limit ends where it is.
+    longest_close: bytes of the longest text that ``close`` gives, so that it is asked only when it may be needed; None
+        where that is not known.
     """
 
     lark: str
     close: Callable[[str], str] | None = None
+    longest_close: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,22 @@
 ``instruction[input]text`` in one string, as KnowLM's cases write it, is an instruction and the text it works on.
 """
 
+import asyncio
 import json
+import queue
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from types import TracebackType
+from typing import Any, Self, cast
 
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from src.errors import UserError
-from src.generation.engine import Decoding, Engine, Request
+from src.generation.engine import Decoding, Engine, Event, Request, TokenLogprob
 from src.models.templates import Message, messages_from_record
 
 CASES = Path(__file__).parent / "cases"  # not in configs/: `cases` would then be a config group to Hydra
@@ -22,7 +27,10 @@ INPUT_MARK = "[input]"
 
 @dataclass(frozen=True)
 class Answer:
-    """One finished request: the question as shown to people, the text, and how it ended."""
+    """One finished request: the question as shown to people, the text, and how it ended.
+
+    logprobs: of the answer's tokens, where they were asked for.
+    """
 
     id: str
     prompt: str
@@ -30,6 +38,13 @@ class Answer:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; log probabilities as pairs of token and number."""
+        fields = {name: value for name, value in vars(self).items() if name != "logprobs"}
+        pairs = [[token.token, round(token.logprob, 4)] for token in self.logprobs]
+        return fields | ({"logprobs": pairs} if pairs else {})
 
 
 def make_request(record: dict[str, Any], name: str, chat: bool, decoding: Decoding, system: str | None) -> Request:
@@ -168,12 +183,87 @@ def shown(request: Request) -> str:
 def answers(engine: Engine, requests: Sequence[Request]) -> Iterator[Answer]:
     """Run the requests and give each answer as soon as it is whole."""
     questions = {request.id: shown(request) for request in requests}
-    texts: dict[str, str] = {}
+    events: dict[str, list[Event]] = {}
     for event in engine.generate(requests):
-        text = texts[event.request_id] = texts.get(event.request_id, "") + event.text_delta
+        events.setdefault(event.request_id, []).append(event)
         if event.finish_reason is not None:
-            counts = event.prompt_tokens, event.completion_tokens
-            yield Answer(event.request_id, questions[event.request_id], text, event.finish_reason, *counts)
+            yield _answer(questions[event.request_id], events.pop(event.request_id))
+
+
+def _answer(question: str, events: Sequence[Event]) -> Answer:
+    """All events of a request as one answer."""
+    last = events[-1]
+    return Answer(
+        last.request_id,
+        question,
+        "".join(event.text_delta for event in events),
+        str(last.finish_reason),
+        last.prompt_tokens,
+        last.completion_tokens,
+        tuple(entry for event in events for entry in event.logprobs),
+    )
+
+
+class AnswerPool:
+    """Requests that are worked on while more come: what keeps an engine full where their number is not known before.
+
+    Used as a context manager, which stops the work on all that are under way when it is left. For one thread.
+
+        with AnswerPool(engine) as pool:
+            pool.submit(request)
+            answer = pool.next()
+    """
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._done: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="answer pool", daemon=True)
+        self.under_way = 0
+        self.room = max(1, 2 * engine.max_parallel)  # so many under way never let the engine wait
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def submit(self, request: Request) -> None:
+        """Start working on a request."""
+        self.under_way += 1
+        asyncio.run_coroutine_threadsafe(self._work(request), self._loop)
+
+    def next(self) -> Answer:
+        """Wait for the next answer of any request; raises what the engine raised for it."""
+        if not self.under_way:
+            raise RuntimeError("no request is under way")
+        found = self._done.get()
+        self.under_way -= 1
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    async def _work(self, request: Request) -> None:
+        events = []
+        try:
+            async with aclosing(self._engine.stream(request)) as stream:  # type: ignore[type-var]
+                async for event in stream:
+                    events.append(event)
+            self._done.put(_answer(shown(request), events))
+        except BaseException as error:  # raised again by `next`
+            self._done.put(error)
+
+    async def _stop(self) -> None:
+        own = asyncio.current_task()
+        works = [task for task in asyncio.all_tasks() if task is not own]
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+        await self._engine.release()
 
 
 def run_to_file(
@@ -190,7 +280,7 @@ def run_to_file(
     missing = [request for request in requests if request.id not in present]
     with file.open("a", encoding="utf-8") as out:
         for answer in answers(engine, missing):
-            out.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+            out.write(json.dumps(answer.as_dict(), ensure_ascii=False) + "\n")
             out.flush()
             done(answer)
     return len(missing), len(requests) - len(missing)

@@ -44,6 +44,9 @@ class TextStream:
     """Takes token ids, gives text deltas; their concatenation is the decoded answer up to the first stop text.
 
     An answer that was cut within a character ends before it.
+
+    Attributes:
+        text: all that is certain so far, stop texts too.
     """
 
     def __init__(self, tokenizer: "Tokenizer", stop: Sequence[str] = ()):
@@ -53,21 +56,37 @@ class TextStream:
         self._context = 0  # decoding restarts here, a token or more before what is new, so that spaces come out right
         self._read = 0  # ids before this one have been turned into text
         self._begun = False
+        self.text = ""
 
     @property
     def stopped(self) -> bool:
         """Whether a stop text has come."""
         return self._gate.stopped
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the tokens so far end with a whole character."""
+        return self._read == len(self._ids)
+
     def push(self, token_id: int) -> str:
         """Add one token; returns the text that is certain now, often none."""
         self._ids.append(token_id)
-        before = self._decode(self._ids[self._context : self._read])
-        now = self._decode(self._ids[self._context :])
-        if now.endswith(BROKEN) or len(now) <= len(before):
+        if not (new := self._new()):
             return ""
         self._context, self._read = self._read, len(self._ids)
-        return self._gate.push(now[len(before) :])
+        self.text += new
+        return self._gate.push(new)
+
+    def peek(self, token_id: int) -> str | None:
+        """`text` as it were with one more token; None where that ends within a character."""
+        new = self._new(token_id)
+        return self.text + new if new else None
+
+    def take_back(self) -> int:
+        """Forget the tokens after the last whole character, of which no text was let out; their number."""
+        unfinished = len(self._ids) - self._read
+        del self._ids[self._read :]
+        return unfinished
 
     def push_text(self, text: str, ids: Sequence[int] = ()) -> str:
         """Add text that somebody else has decoded from tokens, of which ``ids`` may be a part.
@@ -78,6 +97,7 @@ class TextStream:
             self._begun = True
             if text.startswith(" ") and ids and not self._decode(list(ids[:1])).startswith(" "):
                 text = text[1:]
+        self.text += text
         return self._gate.push(text)
 
     def finish(self) -> str:
@@ -85,7 +105,14 @@ class TextStream:
         before = self._decode(self._ids[self._context : self._read])
         rest = self._decode(self._ids[self._context :])[len(before) :]
         self._context = self._read = len(self._ids)
+        self.text += rest.rstrip(BROKEN)
         return self._gate.push(rest.rstrip(BROKEN)) + self._gate.finish()
+
+    def _new(self, *more: int) -> str:
+        """Text of the tokens that were not read yet; none where it ends within a character."""
+        before = self._decode(self._ids[self._context : self._read])
+        now = self._decode([*self._ids[self._context :], *more])
+        return "" if now.endswith(BROKEN) else now[len(before) :]
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -4,60 +4,26 @@ All rows of a batch share one key-value cache, padded on the left. A row that jo
 to the others' length and put beside them; a row that ends is taken out, and padding that nobody needs any more is cut
 off. Padding is masked and positions are the rows' own, so a row's logits are those it has alone. (Iteration-level
 scheduling: Orca, Yu et al. 2022.)
+
+A row whose grammar forces tokens has several to read. A step reads as many of each row as is worth the padding of the
+others; the cache is put in order afterwards, so that padding stays on the left.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from src.generation.engine import Event, FinishReason, Request, TokenLogprob
-from src.generation.engines.sampling import Chooser, report
+from src.generation.engine import Event
+from src.generation.engines.row import Report, Row
+from src.generation.engines.sampling import report
 from src.generation.engines.token_bytes import TokenBytes
-from src.generation.prompts import EncodedPrompt
-from src.generation.text_stream import TextStream
 
-
-@dataclass(eq=False)
-class Row:
-    """One request on its way through a batch."""
-
-    request: Request
-    prompt: EncodedPrompt
-    text: TextStream
-    chooser: Chooser
-    answer: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-    @property
-    def length(self) -> int:
-        """Tokens of prompt and answer."""
-        return len(self.prompt.ids) + len(self.answer)
-
-    def take(self, token: int, logprobs: tuple[TokenLogprob, ...] = ()) -> Event | None:
-        """Account for one new token; the event it makes, if any text can be shown."""
-        self.answer.append(token)
-        self.chooser.take(token)
-        delta = ""
-        if token in self.prompt.end_ids:
-            self.finish_reason, logprobs = "stop", ()
-        else:
-            delta = self.text.push(token)
-            if self.text.stopped:
-                self.finish_reason = "stop"
-            elif len(self.answer) >= self.prompt.limit:
-                self.finish_reason = "length"
-        if self.finish_reason is not None:
-            delta += self.text.finish()
-            if self.text.stopped:
-                self.finish_reason = "stop"
-        if not (delta or logprobs or self.finish_reason):
-            return None
-        counts = len(self.prompt.ids), len(self.answer)
-        return Event(self.request.id, delta, self.finish_reason, *counts, logprobs)
+# How many tokens of one row cost as much time as a step by itself (reading the weights, starting the kernels): on two
+# cores with 135M parameters (docs/engines.md); GPUs have so much to spare that padding is free.
+STEP_COST = {"cpu": 12, "cuda": 500}
 
 
 class Batch:
@@ -68,10 +34,19 @@ class Batch:
         pad_id: any token id; what stands at masked places.
         names: for log probabilities.
         by_adapter: pass each row's adapter to the model.
+        step_cost: how many tokens cost as much as a step by itself; 0 reads one token of each row in each step.
     """
 
-    def __init__(self, model: PreTrainedModel, pad_id: int, names: TokenBytes, by_adapter: bool = False):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pad_id: int,
+        names: TokenBytes,
+        by_adapter: bool = False,
+        step_cost: int | None = None,
+    ):
         self.model, self.pad_id, self.names, self.by_adapter = model, pad_id, names, by_adapter
+        self.step_cost = STEP_COST.get(model.device.type, 100) if step_cost is None else step_cost
         self.rows: list[Row] = []
         self._cache: Any = None
         self._mask = torch.empty(0, 0, dtype=torch.long)  # [rows, cached tokens]
@@ -79,7 +54,7 @@ class Batch:
     @property
     def can_join(self) -> bool:
         """Whether rows may join now: always for an ordinary cache; other kinds can't be put side by side."""
-        return not self.rows or all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        return not self.rows or self._is_ordinary
 
     def join(self, rows: Sequence[Row]) -> list[tuple[Row, Event]]:
         """Read the prompts of new rows and choose the first token of each."""
@@ -90,20 +65,33 @@ class Batch:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
         logits = self._forward(torch.tensor(padded, device=device), mask, positions, cache, rows)
+        for row in rows:
+            row.seen = len(row.prompt.ids)
         if self.rows:
             self._cache, self._mask = _side_by_side(self._cache, self._mask, cache, mask)
         else:
             self._cache, self._mask = cache, mask
         self.rows += rows
-        return self._advance(list(rows), logits)
+        return self._advance(list(rows), logits, [1] * len(rows))
 
     def step(self) -> list[tuple[Row, Event]]:
-        """One more token for each row."""
-        last = torch.tensor([[row.answer[-1]] for row in self.rows], device=self.model.device)
-        positions = torch.tensor([[row.length - 1] for row in self.rows])
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=1)
-        logits = self._forward(last, self._mask, positions, self._cache, self.rows)
-        return self._advance(list(self.rows), logits)
+        """One more token for each row, and as many of those that its grammar forces as are worth it."""
+        unseen = [row.unseen() for row in self.rows]
+        width = self._width([len(tokens) for tokens in unseen])
+        read = [tokens[:width] for tokens in unseen]
+        width = max(map(len, read))
+        padding = [width - len(tokens) for tokens in read]
+        ids = [[self.pad_id] * pad + tokens for pad, tokens in zip(padding, read, strict=True)]
+        mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding])
+        firsts = torch.tensor([[row.seen - pad] for row, pad in zip(self.rows, padding, strict=True)])
+        positions = (firsts + torch.arange(width)).clamp(min=0)
+        self._mask = torch.cat([self._mask, mask], dim=1)
+        places = width if any(row.owed for row in self.rows) else 1
+        ids_there = torch.tensor(ids, device=self.model.device)
+        logits = self._forward(ids_there, self._mask, positions, self._cache, self.rows, places)
+        for row, tokens in zip(self.rows, read, strict=True):
+            row.seen += len(tokens)
+        return self._advance(list(self.rows), logits, [len(tokens) for tokens in read])
 
     def leave(self, rows: Sequence[Row]) -> None:
         """Take rows out, finished or not."""
@@ -117,7 +105,7 @@ class Batch:
             return
         self._mask = self._mask[kept]
         padding = int((self._mask.cumsum(dim=1) == 0).sum(dim=1).min())  # at the left of every row that stays
-        if all(type(layer) is DynamicLayer for layer in self._cache.layers):
+        if self._is_ordinary:
             self._mask = self._mask[:, padding:]
             for layer in self._cache.layers:
                 places = torch.tensor(kept, device=layer.keys.device)
@@ -126,10 +114,36 @@ class Batch:
         else:
             self._cache.batch_select_indices(torch.tensor(kept, device=self.model.device))
 
+    @property
+    def _is_ordinary(self) -> bool:
+        """Whether the cache holds one state for each token, which can be moved."""
+        return all(type(layer) is DynamicLayer for layer in self._cache.layers)
+
+    def _width(self, lengths: Sequence[int]) -> int:
+        """How many tokens of each row the next step reads, of rows that have ``lengths`` to read.
+
+        A further token of one row spares its share of a later step, and costs a padding token in each row that has
+        no more to read.
+        """
+        if not self._is_ordinary or not self.step_cost:
+            return 1
+        share = self.step_cost / len(lengths)
+
+        def gain(width: int) -> float:
+            return sum(min(length, width) - 1 for length in lengths) * (1 + share) - (width - 1) * len(lengths)
+
+        return max(range(1, max(lengths) + 1), key=gain)
+
     def _forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, rows: Sequence[Row]
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        cache: Any,
+        rows: Sequence[Row],
+        places: int = 1,
     ) -> torch.Tensor:
-        """Logits of the last place, ``[rows, vocabulary]``."""
+        """Logits of the last places, ``[rows, places, vocabulary]``."""
         more = {"adapter_names": [row.request.adapter or "__base__" for row in rows]} if self.by_adapter else {}
         device = ids.device
         with torch.no_grad():
@@ -139,22 +153,44 @@ class Batch:
                 position_ids=positions.to(device),
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=places,
                 **more,
             )
-        return output.logits[:, -1]  # type: ignore[no-any-return]
+        return output.logits[:, -places:]  # type: ignore[no-any-return]
 
-    def _advance(self, rows: list[Row], logits: torch.Tensor) -> list[tuple[Row, Event]]:
-        likeliest = logits.argmax(dim=1).tolist()
+    def _advance(self, rows: list[Row], logits: torch.Tensor, read: Sequence[int]) -> list[tuple[Row, Event]]:
+        """What rows make of logits ``[rows, places, vocabulary]``, of the last of the tokens ``read`` of each."""
+        likeliest = logits[:, -1].argmax(dim=1).tolist()
         events = []
         for place, row in enumerate(rows):
-            chooser, how = row.chooser, row.request.decoding
-            token = likeliest[place] if chooser.takes_likeliest else chooser.choose(logits[place])
-            reported = () if how.logprobs is None else (report(logits[place], token, how.logprobs, self.names),)
-            if (event := row.take(token, reported)) is not None:
-                events.append((row, event))
+            found = row.advance(logits[place, -read[place] :], likeliest[place], self._reporter(row))
+            events += [(row, event) for event in found]
         self.leave([row for row in rows if row.finish_reason is not None])
+        self._forget_taken_back()
+        if self.rows and self._is_ordinary and bool((self._mask.diff(dim=1) < 0).any()):
+            self._align()
         return events
+
+    def _forget_taken_back(self) -> None:
+        """Mask what was read of answers that have become shorter since, and have their last token read again."""
+        for mask, row in zip(self._mask, self.rows, strict=True):
+            if (surplus := row.seen - row.length + 1) > 0:
+                mask[mask.nonzero()[-surplus:, 0]] = 0
+                row.seen = row.length - 1
+
+    def _reporter(self, row: Row) -> Report:
+        alternatives = row.request.decoding.logprobs or 0
+        return lambda logits, token: (report(logits, token, alternatives, self.names),)
+
+    def _align(self) -> None:
+        """Put masked places of the cache to the left of each row, and cut off those that all rows have."""
+        order = self._mask.argsort(dim=1, stable=True)
+        padding = int((self._mask == 0).sum(dim=1).min())
+        self._mask = self._mask.gather(1, order)[:, padding:]
+        for layer in self._cache.layers:
+            places = order[:, None, padding:, None].to(layer.keys.device)
+            layer.keys = torch.take_along_dim(layer.keys, places, dim=2)
+            layer.values = torch.take_along_dim(layer.values, places, dim=2)
 
 
 def _side_by_side(

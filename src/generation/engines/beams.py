@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from src.generation.engine import Event
-from src.generation.engines.batch import Row
+from src.generation.engines.row import Row
 
 
 def beam_search(

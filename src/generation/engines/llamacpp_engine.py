@@ -42,6 +42,7 @@ class LlamaCppEngine(HttpEngine):
     capabilities = frozenset(
         {
             Capability.JSON_SCHEMA,
+            Capability.GRAMMAR,
             Capability.LOGPROBS,
             Capability.REPETITION_PENALTY,
             Capability.TOP_K,
@@ -67,7 +68,7 @@ class LlamaCppEngine(HttpEngine):
                 "engine=llamacpp needs the package xllamacpp: pip install -e '.[cpu]', or give engine=transformers"
             )
         if importlib.util.find_spec("llguidance") is None:
-            self.capabilities -= {Capability.JSON_SCHEMA}
+            self.capabilities -= {Capability.JSON_SCHEMA, Capability.GRAMMAR}
         adapters = dict(adapters or {})
         self._bytes = TokenBytes(prompts.tokenizer)
         self._key = secrets.token_urlsafe(24)
@@ -127,10 +128,10 @@ class LlamaCppEngine(HttpEngine):
             body |= {"n_probs": max(1, how.logprobs), "stream": False, "stop": prompt.stop}
         biases: list[list[float]] = [[token, bias] for token, bias in how.logit_bias.items()]
         body["logit_bias"] = biases + [[token, False] for token in sorted(prompt.banned)]  # False is a ban
-        if how.json_schema is not None:
-            from src.generation.engines.grammar import checked_grammar
+        if how.json_schema is not None or how.grammar is not None:
+            from src.generation.engines.grammar import grammar_text
 
-            body["grammar"] = checked_grammar(how.json_schema)
+            body["grammar"] = grammar_text(how)
         if self.adapters:
             body["lora"] = [
                 {"id": number, "scale": float(name == request.adapter)} for number, name in enumerate(self.adapters)
@@ -140,10 +141,10 @@ class LlamaCppEngine(HttpEngine):
     def check(self, request: Request) -> int:
         """See `Engine.check`."""
         tokens = super().check(request)
-        if request.decoding.json_schema is not None:
-            from src.generation.engines.grammar import checked_grammar
+        if request.decoding.json_schema is not None or request.decoding.grammar is not None:
+            from src.generation.engines.grammar import grammar_text
 
-            checked_grammar(request.decoding.json_schema)
+            grammar_text(request.decoding)
         return tokens
 
     def piece(self, data: dict[str, Any]) -> Piece:

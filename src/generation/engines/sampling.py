@@ -5,24 +5,15 @@ Each row has its own random stream, apart from torch's: an answer does not depen
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from src.generation.engine import Decoding, TokenLogprob
 from src.generation.engines.token_bytes import TokenBytes
 
-
-class Grammar(Protocol):
-    """What says which tokens may come next."""
-
-    def allow(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits ``[vocabulary]`` with those of forbidden tokens at minus infinity."""
-        ...
-
-    def take(self, token: int) -> None:
-        """Go on by a token."""
-        ...
+if TYPE_CHECKING:
+    from src.generation.engines.grammar import Follower
 
 
 class Chooser:
@@ -31,7 +22,7 @@ class Chooser:
     Args:
         decoding: how.
         prompt: ids of the prompt, which a repetition penalty counts.
-        grammar: what the answer must follow.
+        grammar: that the answer must follow.
         banned: token ids that are never chosen.
     """
 
@@ -39,7 +30,7 @@ class Chooser:
         self,
         decoding: Decoding,
         prompt: Sequence[int],
-        grammar: Grammar | None = None,
+        grammar: "Follower | None" = None,
         banned: frozenset[int] = frozenset(),
     ):
         self.decoding, self.grammar, self.banned = decoding, grammar, list(banned)
@@ -47,14 +38,16 @@ class Chooser:
         self._seen = set(prompt)
         self._random = _stream(decoding.seed) if decoding.do_sample else None
         penalties = decoding.repetition_penalty != 1.0 or decoding.presence_penalty or decoding.frequency_penalty
-        self._changes = bool(penalties or decoding.logit_bias or grammar or banned)
-        self.takes_likeliest = not (self._changes or decoding.do_sample)
+        self._changes = bool(penalties or decoding.logit_bias or banned)
+        self.takes_likeliest = not (self._changes or grammar or decoding.do_sample)
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token for logits ``[vocabulary]`` of any dtype and device."""
         logits = logits.detach().float().cpu()
         if self._changes:
             logits = self._changed(logits.clone())
+        if self.grammar is not None:
+            logits = self.grammar.allow(logits)
         return int(logits.argmax()) if self._random is None else self._drawn(logits)
 
     def take(self, token: int) -> None:
@@ -81,7 +74,7 @@ class Chooser:
         if self.answer and (how.presence_penalty or how.frequency_penalty):
             counts = torch.tensor(list(self.answer.values()), dtype=logits.dtype)
             logits[torch.tensor(list(self.answer))] -= how.presence_penalty + how.frequency_penalty * counts
-        return self.grammar.allow(logits) if self.grammar is not None else logits
+        return logits
 
     def _drawn(self, logits: torch.Tensor) -> int:
         probabilities = distribution(logits, self.decoding)

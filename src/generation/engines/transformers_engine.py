@@ -19,8 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.errors import UserError
 from src.generation.engine import Capability, EngineDown, Event, Request, check_capabilities, check_ids
-from src.generation.engines.batch import Batch, Row
+from src.generation.engines.batch import Batch
 from src.generation.engines.beams import beam_search, search_key
+from src.generation.engines.row import Row
 from src.generation.engines.sampling import Chooser
 from src.generation.engines.token_bytes import TokenBytes
 from src.generation.prompts import PromptEncoder
@@ -86,8 +87,9 @@ class TransformersEngine:
         self.max_parallel = batch_size
         self.adapters: Sequence[str] = tuple(adapters)
         self.context_length = int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
-        grammars = importlib.util.find_spec("llguidance") is not None
-        self.capabilities = frozenset(Capability) - (frozenset() if grammars else {Capability.JSON_SCHEMA})
+        guided = {Capability.JSON_SCHEMA, Capability.GRAMMAR}
+        has_grammars = importlib.util.find_spec("llguidance") is not None
+        self.capabilities = frozenset(Capability) - (frozenset() if has_grammars else guided)
         own = getattr(model.generation_config, "eos_token_id", None)
         ends = own if isinstance(own, list) else [own]
         self.prompts = PromptEncoder(
@@ -192,10 +194,10 @@ class TransformersEngine:
     def _row(self, request: Request) -> Row:
         prompt, how = self.prompts.encode(request), request.decoding
         grammar = None
-        if how.json_schema is not None:
-            from src.generation.engines.grammar import JsonGrammar
+        if how.json_schema is not None or how.grammar is not None:
+            from src.generation.engines.grammar import follow
 
-            grammar = JsonGrammar(how.json_schema, self.tokenizer, prompt.end_ids)
+            grammar = follow(how, self.tokenizer, prompt.end_ids)
         chooser = Chooser(how, prompt.ids, grammar, prompt.banned)
         return Row(request, prompt, TextStream(self.tokenizer, prompt.stop), chooser)
 

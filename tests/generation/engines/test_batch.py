@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.generation.engine import Decoding, Request
-from src.generation.engines.batch import Batch, Row
+from src.generation.engines.batch import Batch
+from src.generation.engines.row import Row
 from src.generation.engines.sampling import Chooser
 from src.generation.engines.token_bytes import TokenBytes
 from src.generation.prompts import PromptEncoder

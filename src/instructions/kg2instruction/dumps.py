@@ -1,0 +1,82 @@
+"""The steps that read the dumps: Wikidata into the index, Wikipedia's pages into parts, its redirects into a table."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from datatrove.pipeline.base import PipelineStep
+
+from src.corpus.progress import Pace
+from src.instructions.kg2instruction.index import build_index
+from src.instructions.kg2instruction.wikipedia import Site, read_pages, write_redirects
+from src.instructions.kg2instruction.work import RowWriter, Work, write_json
+
+
+class DumpStep(PipelineStep):
+    """A step that needs nothing but the plan of the run."""
+
+    type = "kg2instruction"
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self.work = work
+
+
+class ReadWikidata(DumpStep):
+    """Makes the index; one task."""
+
+    name = "wikidata"
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        pace = Pace()
+        work = self.work
+        build_index(work.wikidata, work.index, work.language, lambda done, items: pace.advance(done, items, done))
+
+
+class SplitPages(DumpStep):
+    """Deals the pages of one dump file out to its parts, and lists its redirects. One task a file."""
+
+    name = "pages"
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        work = self.work
+        first = sum(work.parts[:rank])
+        site, counts = Site(), Counter[str]()
+        parts = [RowWriter(work.pages(first + part)) for part in range(work.parts[rank])]
+        done = False
+        try:
+            with work.redirect_list(rank).open("w", encoding="utf-8") as redirects:
+                self._deal(work.wikipedia[rank], site, parts, redirects, counts)
+            done = True
+        finally:
+            for part in parts:
+                part.close(keep=done)
+        counts["other_pages"] = site.skipped
+        write_json(work.site(rank), asdict(site) | {"namespaces": sorted(site.namespaces)})
+        work.write_counts(self.name, rank, counts)
+
+    @staticmethod
+    def _deal(file: Path, site: Site, parts: list[RowWriter], redirects: TextIO, counts: Counter[str]) -> None:
+        pace = Pace()
+        for page in read_pages(file, site, lambda done: pace.advance(done, counts["pages"], counts["characters"])):
+            if page.redirect is not None:
+                redirects.write(json.dumps([page.title, page.redirect], ensure_ascii=False) + "\n")
+                counts["redirects"] += 1
+                continue
+            parts[counts["pages"] % len(parts)].write([page.id, page.title, page.wikitext])
+            counts["pages"] += 1
+            counts["characters"] += len(page.wikitext)
+        pace.advance(file.stat().st_size, counts["pages"], counts["characters"], last=True)
+
+
+class CollectRedirects(DumpStep):
+    """Makes one table of the redirects of all files; one task."""
+
+    name = "redirects"
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        work = self.work
+        lists = [work.redirect_list(file) for file in range(len(work.wikipedia))]
+        write_redirects(lists, work.redirects, work.language)
