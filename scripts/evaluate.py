@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""Score a model on instructions with known answers: ``python scripts/evaluate.py --help``."""
+"""Score a model on instructions or on annotated texts: ``python scripts/evaluate.py --help``."""
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -15,13 +16,29 @@ from rich.table import Table
 from src.command import command
 from src.errors import UserError
 
+if TYPE_CHECKING:
+    from src.extraction.evaluation import ExtractionEvaluation, GoldSet
+
 COLUMNS = ("records", "f1", "precision", "recall", "exact_match", "text_exact_match")
+OPTIONS = ("split_num", "max_roles", "max_chunk_tokens", "max_new_tokens", "two_step", "permutations", "vote", "seed")
 
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
-    if not cfg.records:
-        raise UserError("give records=FILE.jsonl with the instructions and answers to score on")
+    given = [name for name in ("records", "samples") if cfg[name] is not None]
+    if len(given) != 1:
+        found = "both" if given else "neither"
+        raise UserError(
+            f"give records=FILE.jsonl with instructions and answers, or samples=FILE with annotated texts: found {found}"
+        )
+    if cfg.records is not None:
+        score_records(cfg)
+    else:
+        score_samples(cfg)
+
+
+def score_records(cfg: DictConfig) -> None:
+    """Answer instructions and compare with the answers they come with."""
     from src.extraction.evaluate import evaluate, read_records
     from src.generation.setup import load_engine
 
@@ -50,6 +67,87 @@ def main(cfg: DictConfig) -> None:
     if cfg.output:
         result.save(cfg.output)
         print(f"metrics.json and predictions.jsonl written to {cfg.output}")
+
+
+def score_samples(cfg: DictConfig) -> None:
+    """Extract from annotated texts and compare with their annotation."""
+    gold = given_gold(cfg)
+    from src.extraction.evaluation import evaluate_extractor
+    from src.extraction.extractor import Extractor  # torch comes in here, after what can be refused at once
+    from src.extraction.grammar import Limits
+
+    options: dict[str, Any] = {name: cfg[name] for name in OPTIONS}
+    extractor = Extractor.from_pretrained(
+        instantiate(cfg.model),
+        cfg.adapter_path,
+        instantiate(cfg.engine),
+        cfg.format,
+        cfg.constraint,
+        template=cfg.template,
+        dtype=cfg.dtype,
+        device=cfg.device,
+        max_parallel=cfg.batch_size,
+        limits=Limits(cfg.max_items, cfg.max_span_chars),
+        **options,
+    )
+    with extractor, Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("extracting", total=len(gold.samples))
+        result = evaluate_extractor(extractor, gold, cfg.mode, cfg.match, lambda _: progress.advance(bar))
+    show(result, f"{cfg.task} of {Path(cfg.samples).name}, {extractor.constraint}")
+    if cfg.output:
+        result.save(cfg.output, cfg.draws)
+        print(f"metrics.json and predictions.jsonl written to {cfg.output}")
+
+
+def given_gold(cfg: DictConfig) -> "GoldSet":
+    from src.extraction.evaluation import read_gold
+    from src.extraction.schema import Task
+
+    if cfg.schema.source is None or cfg.task is None:
+        raise UserError("samples= needs schema=… and task=…: give both")
+    for name, known in (("mode", ("set", "multiset")), ("match", ("by_type", "under_trigger"))):
+        if cfg[name] not in known:
+            raise UserError(f"{name}={cfg[name]} is not known: choose one of {', '.join(known)}")
+    source: Any = cfg.schema.source
+    schema = OmegaConf.to_container(source, resolve=True) if OmegaConf.is_config(source) else source
+    return read_gold(
+        cfg.samples,
+        schema,
+        Task.named(cfg.task),
+        format=cfg.samples_format,
+        language=cfg.language,
+        readable=cfg.readable,
+        limit=cfg.limit,
+    )
+
+
+def show(result: "ExtractionEvaluation", title: str) -> None:
+    """Tables of the scores: all, by type, by source and category where there are several."""
+    table = Table(title=title)
+    for column in ("", "precision", "recall", "f1", "right", "found", "expected"):
+        table.add_column(column, justify="left" if not column else "right")
+
+    def add(name: str, counts: Any) -> None:
+        rates = (f"{value:.2f}" for value in (counts.precision, counts.recall, counts.f1))
+        table.add_row(name, *rates, str(counts.right), str(counts.found), str(counts.expected))
+
+    for views in result.report.scores.values():
+        for view, score in views.items():
+            add(view, score.total)
+            groups = [score.by_type, *(each for each in (score.by_source, score.by_category) if len(each) > 1)]
+            for group in groups:
+                for name, counts in group.items():
+                    add(f"  {name}", counts)
+            table.add_section()
+    Console().print(table)
+    statuses = ", ".join(f"{count} {status}" for status, count in result.report.statuses.most_common())
+    notes = "".join(f", {count} {note}" for note, count in result.report.notes.most_common())
+    print(f"answers: {statuses}{notes}")
+    metrics = result.metrics()
+    print(
+        "{documents} documents in {seconds:.1f} s, {documents_per_second:.2f} documents/s, "
+        "{completion_tokens} tokens, {truncated} answers cut off".format(**metrics)
+    )
 
 
 if __name__ == "__main__":

@@ -10,18 +10,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from src.command import command
-from src.datamodules.sft import encode_records, read_records
 from src.errors import UserError
 from src.extraction.prepare import Source, prepare
 
 
 @command("prepare_extraction")
 def main(cfg: DictConfig) -> None:
-    settings = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(settings, dict)
+    settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     defaults = {str(key): value for key, value in settings.items() if key != "inputs"}
     if not isinstance(settings["inputs"], list):
         raise UserError(f"inputs={settings['inputs']} is not a list: give inputs=[FILE] or inputs=[FILE,FILE]")
@@ -47,7 +45,16 @@ def main(cfg: DictConfig) -> None:
 
 def table_of(manifest: dict[str, Any]) -> Table:
     """What became of each input, for the terminal."""
-    table = Table("input", "texts", "records", "empty", "held out", "not in text", "not in schema", box=None)
+    table = Table(
+        Column("input", overflow="fold"),
+        "texts",
+        "records",
+        "empty",
+        "held out",
+        "not in text",
+        "not in schema",
+        box=None,
+    )
     for name, one in manifest["inputs"].items():
         counts, validation = one["train"], one["validation"]
         outside = sum(counts["outside_schema"].values())
@@ -58,6 +65,7 @@ def table_of(manifest: dict[str, Any]) -> Table:
 
 def tokens_of(cfg: DictConfig) -> str:
     """How many tokens the training records have, and how many of them are too long for the model."""
+    from src.datamodules.sft import encode_records, read_records
     from src.models.load import load_tokenizer
     from src.models.templates import load_template
 

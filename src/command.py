@@ -135,6 +135,8 @@ def rewrite_arguments(arguments: list[str]) -> Iterator[str]:
         if key in {"--local_rank", "--local-rank"}:  # the deepspeed launcher's; LOCAL_RANK says the same
             continue
         if (name := key.removeprefix("--")) in SOURCES:
+            if value.startswith("[") and value.endswith("]"):  # of types in any script
+                value = f"[{','.join(_quoted(each.strip(chr(34) + chr(39) + ' ')) for each in value[1:-1].split(','))}]"
             key, argument = f"{name}.source", f"{name}.source={value}"
         if (name := key.removeprefix("--")) in SWITCHES and (value or "true").lower() in {"true", "false"}:
             yield f"{name}.enabled={value or 'true'}"

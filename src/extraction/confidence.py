@@ -8,6 +8,7 @@ long texts are lower than those of short ones; they rank answers of one model, t
 
 import json
 import math
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from src.generation.engine import TokenLogprob
 
 Path = tuple[str | int, ...]
 
-MAX_LEAVES = 100_000
+_MARKS = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\],]', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -79,55 +80,40 @@ class _Tokens:
 def leaves_of(answer: str) -> Iterator[Leaf]:
     """All texts of the first JSON object of an answer, keys too, as far as it is JSON; never raises."""
     path: list[str | int] = []
-    place = answer.find("{")
     opened: list[str] = []
     expects_key = False
-    for _ in range(MAX_LEAVES):
-        while place < len(answer) and (place < 0 or answer[place] not in '"{}[],'):
-            place += 1
-        if place < 0 or place >= len(answer):
-            return
-        mark = answer[place]
-        place += 1
-        if mark == '"':
-            end = _string_end(answer, place)
-            if end is None or not opened:
-                return
-            try:
-                text = json.loads(answer[place - 1 : end + 1], strict=False)
-            except ValueError:
-                return
-            if opened[-1] == "{" and expects_key:
-                path[-1] = text
-                yield Leaf(tuple(path), text, place, end, is_key=True)
-                expects_key = False
-            else:
-                yield Leaf(tuple(path), text, place, end)
-            place = end + 1
-        elif mark in "{[":
+    begin = answer.find("{")
+    for match in _MARKS.finditer(answer, begin) if begin >= 0 else ():
+        mark = match[0]
+        if mark in ("{", "["):
             opened.append(mark)
             path.append("" if mark == "{" else 0)
             expects_key = mark == "{"
         elif mark == ",":
-            if opened[-1] == "[":
-                path[-1] = int(path[-1]) + 1
             expects_key = opened[-1] == "{"
-        else:
+            if not expects_key:
+                path[-1] = int(path[-1]) + 1
+        elif mark in ("}", "]"):
             opened.pop()
             path.pop()
             expects_key = False
             if not opened:
                 return
+        elif (text := _decoded(mark)) is None:
+            return
+        else:
+            if expects_key:
+                path[-1] = text
+            yield Leaf(tuple(path), text, match.start() + 1, match.end() - 1, expects_key)
+            expects_key = False
 
 
-def _string_end(answer: str, start: int) -> int | None:
-    """The place of the quote that closes a string; None where there is none."""
-    while (end := answer.find('"', start)) >= 0:
-        backslashes = end - len(answer[start:end].rstrip("\\")) - start
-        if backslashes % 2 == 0:
-            return end
-        start = end + 1
-    return None
+def _decoded(literal: str) -> str | None:
+    """The text of a JSON string; None for one without an end, or that is no JSON."""
+    try:
+        return str(json.loads(literal, strict=False))
+    except ValueError:
+        return None
 
 
 def _scored(text: str, found: Leaf | None, answer: str, tokens: _Tokens) -> float | None:

@@ -1,9 +1,9 @@
 """Annotated texts to records for tuning and testing: IEPile's ``{task, source, instruction, output}``.
 
-A `Conversion` says what is asked of each text (task, schema, portions, negatives, order) and in which format; the records of
-a text depend on the conversion, its seed and the sample alone, so that any part of a set converts to the same bytes at any
-time, in any process. No record is cut to a length: one that is too long for a model is left out, and counted, by the
-data module, because half an answer or a text without its entities would teach the wrong thing.
+A `Conversion` says what is asked of each text (task, schema, portions, negatives, order) and in which format. The
+records of a text depend on the conversion, its seed and the sample alone, so that any part of a set converts to the
+same bytes at any time, in any process. No record is cut to a length: one that is too long for a model is left out, and
+counted, by the data module, because half an answer or a text without its entities would teach the wrong thing.
 """
 
 import json
@@ -88,6 +88,14 @@ class Counts:
     elements: Counter[str] = field(default_factory=Counter)  # how often each name was asked for
     positives: Counter[str] = field(default_factory=Counter)  # how often with an answer
 
+    def add_records_of(self, other: "Counts") -> None:
+        """Count further records of the same texts."""
+        self.records += other.records
+        self.empty_records += other.empty_records
+        self.empty_left_out += other.empty_left_out
+        self.elements.update(other.elements)
+        self.positives.update(other.positives)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {key: dict(value) if isinstance(value, Counter) else value for key, value in vars(self).items()}
@@ -146,7 +154,9 @@ def test_records(sample: Sample, conversion: Conversion) -> list[dict[str, Any]]
 
     triggers = _triggers(sample.items) if conversion.task is Task.EEA else None
     schema = conversion.schema_of(sample.category)
-    asked = questions(schema, conversion.task, conversion.split_num, conversion.language, triggers, max_roles=conversion.max_roles)
+    asked = questions(
+        schema, conversion.task, conversion.split_num, conversion.language, triggers, max_roles=conversion.max_roles
+    )
     label = sample.items.as_dict().get(_kind(conversion.task))
     gold = {"label": json.dumps(label, ensure_ascii=False)} if label is not None else {}
     return [{"id": sample.id} | _record(conversion, sample, question) | gold for question in asked]

@@ -33,7 +33,7 @@ class Prediction:
             "expected_triples": parse_triples(self.expected),
         }
         return vars(self) | {
-            key: [[t.head, t.relation, t.tail] for t in sorted(value)] for key, value in triples.items()
+            key: sorted([t.head, t.relation, t.tail] for t in value) for key, value in triples.items()
         }
 
 

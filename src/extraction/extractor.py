@@ -170,11 +170,11 @@ class Extractor:
             format: None: the model's (knowlm and zhixi for KnowLM's checkpoints), else oneke.
             template, dtype, device, quantization, max_parallel, context_length: see `src.generation.setup.load_engine`.
         """
-        from src.generation.setup import load_engine
+        check_options(set(options) - {"max_chunk_tokens"})
+        from src.generation.setup import load_engine  # torch comes in here
         from src.models.zoo import find_model
 
         spec = find_model(model) if isinstance(model, str) else model
-        check_options(options)
         opened, talks = load_engine(
             spec,
             engine,

@@ -16,9 +16,12 @@ from src.extraction.schema import Question
 from src.extraction.shape import NAN, Fields, Listing, OneOf, Records, Shape, Text, answer_shape, key, quoted
 from src.generation.engine import Grammar
 
-# The characters of a JSON string, each in the spelling of `json.dumps`; the first of a span is no white space.
+# The characters of a JSON string, each in the spelling of `json.dumps`; a span has no white space at its ends.
 CHARACTER = r'(?:[^"\\\x00-\x1f]|\\["\\bfnrt]|\\u00[01][0-9a-f])'
-FIRST = r'(?:[^"\\\x00-\x20\u3000\xa0]|\\["\\]|\\u00[01][0-9a-f])'
+OUTER = r'(?:[^"\\\x00-\x20\xa0\u3000]|\\["\\]|\\u00[01][0-9a-f])'
+# What a span does not cut in two: runs of digits, and of letters of scripts that put a space between words and
+# nothing else (Latin, Greek, Cyrillic); elsewhere each character is a unit.
+UNIT = re.compile(r"[A-Za-zªµºÀ-ÖØ-öø-ʯ\u0300-\u03ff\u0400-\u052fḀ-ỿἀ-῿]+|[0-9]+|.", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,13 @@ class Limits:
 
     max_items: of each list: mentions of a type, relations, events, texts of one role, entities of a record type.
     max_span_chars: characters of each text.
+    whole_words: spans of a given text begin and end where words do. A model then has fewer ways to go wrong, and the
+        rest of a word that can only be one needs no thinking.
     """
 
     max_items: int = 32
     max_span_chars: int = 64
+    whole_words: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_items", "max_span_chars"):
@@ -70,18 +76,19 @@ class _Lark:
 
     def _spans(self) -> list[str]:
         """Terminals of spans."""
-        bound = f"/{FIRST}{CHARACTER}{{0,{self.limits.max_span_chars - 1}}}/"
+        most = self.limits.max_span_chars
+        bound = f"/{OUTER}/" if most == 1 else f"/{OUTER}(?:{CHARACTER}{{0,{most - 2}}}{OUTER})?/"
         lines = ['TEXT: "\\"" SPAN "\\""', f'TEXT_OR_NAN: "\\"" (SPAN | "{NAN}") "\\""']
         if self.pieces is None:
             return [*lines, f"SPAN: {bound}"]
         if not self.pieces:
             return [f'TEXT_OR_NAN: "\\"{NAN}\\""']
-        # one chunk for each character as it is spelled, so that no escape is cut in two
-        chunks = [[quoted(character)[1:-1] for character in piece] for piece in self.pieces]
-        lines += [
-            f"PIECE_{place}: %regex " + json.dumps({"substring_chunks": chunk}) for place, chunk in enumerate(chunks)
-        ]
-        return [*lines, f"SPAN: ({' | '.join(f'PIECE_{place}' for place in range(len(chunks)))}) & {bound}"]
+        for number, piece in enumerate(self.pieces):
+            units = UNIT.findall(piece) if self.limits.whole_words else list(piece)
+            chunks = [quoted(unit)[1:-1] for unit in units]  # as it is spelled, so that no escape is cut in two
+            lines.append(f"PIECE_{number}: %regex " + json.dumps({"substring_chunks": chunks}))
+        pieces = " | ".join(f"PIECE_{number}" for number in range(len(self.pieces)))
+        return [*lines, f"SPAN: ({pieces}) & {bound}"]
 
     def _is_possible(self, shape: Shape) -> bool:
         """Whether there is anything of this shape: without text there is no span."""
@@ -129,17 +136,16 @@ class _Lark:
 
     def _optional(self, shape: Fields) -> str:
         """Any of the fields in their order: after each, one of those behind it or the end."""
-        after, first = ["", '"}"'], []
         if not all(self._is_possible(value) for _, value in shape.fields):
-            return '"{" "}"'
-        base = f"{self._names[shape]}_"
+            return '"{}"'
+        base = self._names[shape]
+        after, first = ['"}"'], ['"}"']
         for place in range(len(shape.fields) - 1, -1, -1):
             name, value = shape.fields[place]
-            end = f"{base}{place}"
-            first.append(f"{_literal(key(name))} {self._rule(value)} {end}")
-            self._rules.append(f"{end}: {' | '.join(after[1:])}")
-            after.append(f"{_literal(', ' + key(name))} {self._rule(value)} {end}")
-        return f'"{{" ({" | ".join(reversed(first))} | "}}")'
+            self._rules.append(f"{base}_{place}: {' | '.join(after)}")
+            first.append(f"{_literal(key(name))} {self._rule(value)} {base}_{place}")
+            after.append(f"{_literal(', ' + key(name))} {self._rule(value)} {base}_{place}")
+        return f'"{{" ({" | ".join(first)})'
 
 
 def _literal(text: str) -> str:

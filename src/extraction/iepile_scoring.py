@@ -5,10 +5,11 @@ one error; every key of an answer counts, asked for or not; members of a wrong t
 ``subject`` and ``object``; texts are compared as they stand; repeats count; argument units are (event type, text,
 role). P and R are rounded to two places of a percent before F1, and F1 again.
 
-Where it is wrong, so are these numbers: relations under ``head`` and ``tail`` become empty ones; events of task EEA
-count by their type alone, so that two of one type in the gold and one in the answer cost a point, and its arguments
-are read in the flat form only; samples of one text and source are one sample with the first one's labels. EET, SPO and
-KG end in an exception there, which here is a `UserError`.
+Where it is wrong, so are these numbers: relations under ``head`` and ``tail``, as IEPile's own converter writes them,
+become empty ones; events of task EEA count by their type alone, so that two of one type in the gold and one in the
+answer cost a point, and their arguments are read in the flat form only, which IEPile's own converter does not write;
+samples of one text and source are one sample with the first one's labels. There EET and SPO end in an exception, and
+for KG whole records are compared with triples, so that the score is always 0: here all three are a `UserError`.
 """
 
 import json

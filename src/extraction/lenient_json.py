@@ -22,15 +22,17 @@ WORDS = {
     "false": False,
 }
 _SPACE = re.compile(r"[\s\ufeff\x00-\x1f]*")
-_BARE_KEY = re.compile(rf"\w[^\r\n{COLONS}{COMMAS}\[\]{{}}［］｛｝\"“”]{{0,{MAX_BARE}}}")
+_QUOTES = "".join(CLOSERS)
+_BARE_KEY = re.compile(
+    rf"[{_QUOTES}]?(\w[^\r\n{COLONS}{COMMAS}\[\]{{}}［］｛｝{_QUOTES}]{{0,{MAX_BARE}}})[{_QUOTES}]?\s{{0,9}}[{COLONS}]"
+)
 _BARE_VALUE = re.compile(rf"[^\r\n{COLONS}{COMMAS}\[\]{{}}［］｛｝\"“”][^\r\n{COMMAS}\[\]{{}}［］｛｝\"“”]{{0,{MAX_BARE}}}")
 _NUMBER = re.compile(r"-?\d{1,300}(\.\d{1,300})?([eE][+-]?\d{1,3})?")
-_QUOTES = "".join(CLOSERS)
 _START = rf"[{_QUOTES}\[{{［｛\]}}］｝]|-?\d|null|true|false|none|nan|$"
-# what may follow a string's end: its colon, the end of its brackets, a comma and then another value or key, or without
+# what may follow a string's end: its colon or a bracket, the end of its brackets, a comma and then another value or key, or without
 # a comma another string
 _AFTER = re.compile(
-    rf"[\s\x00-\x1f]*([{COLONS}\]}}］｝]|$|[{COMMAS}][\s\x00-\x1f]*({_START}))|[\s\x00-\x1f]+[{_QUOTES}]",
+    rf"[\s\x00-\x1f]*([{COLONS}\]}}［］｝{{\[]|$|[{COMMAS}][\s\x00-\x1f]*({_START}))|[\s\x00-\x1f]+[{_QUOTES}]",
     re.IGNORECASE,
 )
 _STOPS = {opener: re.compile(rf"[{closers}\\]") for opener, closers in CLOSERS.items()}
@@ -120,16 +122,20 @@ def _skip(text: str, position: int) -> int:
 
 
 def _key(text: str, position: int) -> tuple[str, int]:
+    """The key at ``position`` and the place after its colon; a quote of it may be missing."""
     if text[position] in CLOSERS:
-        key, position = _string(text, position)
-    elif found := _BARE_KEY.match(text, position):
-        key, position = found[0].strip(), found.end()
-    else:
+        window = text[position : position + 2 * MAX_BARE]
+        try:
+            key, length = _string(window, 0)
+        except _Unfinished:
+            length = 0
+        colon = _skip(window, length)
+        if length and window[colon : colon + 1] in (*COLONS, *"[{"):  # or a bracket, where the colon is missing
+            return key, position + colon + (window[colon] in COLONS)
+    found = _BARE_KEY.match(text, position)
+    if found is None:
         raise _Unfinished
-    position = _skip(text, position)
-    if text[position : position + 1] not in tuple(COLONS):
-        raise _Unfinished
-    return key, position + 1
+    return found[1].strip(), found.end()
 
 
 def _scalar(text: str, position: int) -> tuple[Any, int]:

@@ -25,7 +25,7 @@ MAX_REPAIRED_CHARS = 8_000  # json-repair takes time that grows faster than the 
 MAX_TRIES = 8  # places where an object may begin
 
 # a bracket after which an object can go on: not one of a prose text or a formula
-_BEGIN = re.compile(r"[{｛](?=[\s\x00-\x1f]*([\"'`“”‘’＂「『}｝]|[^\s\"'{}\[\],:：，]{1,60}\s{0,9}[:：]))")
+_BEGIN = re.compile(r"[{｛](?=[\s\x00-\x1f]*([\"'`“”‘’＂「『}｝]|[^\s\"'{}\[\],:：，]{1,60}[\"'”’]?\s{0,9}[:：]))")
 _MEMBER = re.compile(r"[\s\x00-\x1f]*([\"'“‘][^\"'“”‘’\r\n]{1,60}[\"'”’]\s{0,9}[:：])")
 _THOUGHT = "</think>"
 _LONE = re.compile("[\ud800-\udfff]")
@@ -121,7 +121,7 @@ def _depth(text: str, value: Any) -> int:
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return 0
     level, depth = [value], 0
-    while level and depth <= MAX_DEPTH:
+    while level and depth <= MAX_DEPTH + 1:
         level = [
             inner
             for each in level

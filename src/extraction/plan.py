@@ -19,7 +19,7 @@ from typing import Any
 
 from src.errors import UserError
 from src.extraction.batching import questions
-from src.extraction.chunks import Chunk, CountTokens, chunks
+from src.extraction.chunks import MIN_CHUNK_TOKENS, Chunk, CountTokens, chunks
 from src.extraction.confidence import score_items
 from src.extraction.documents import Document
 from src.extraction.formats import Note, Parsed, PromptFormat, Status
@@ -69,7 +69,7 @@ class Options:
     confidence: give items scores.
     drop_missing: leave out what the chunk does not hold.
     mentions: ``first`` gives an entity its first place in the document; ``all`` has an item for each place found.
-    titles: put a document's title before each chunk.
+    titles: put a document's title before each chunk, at most a quarter of it.
     adapter: the engine's, by name.
     """
 
@@ -198,8 +198,12 @@ def plan(document: Document, schema: Schema, task: Task, options: Options) -> Pl
         UserError: the schema has nothing for the task, or options do not go together.
     """
     check(options, task)
-    title = options.count([f"{document.title}\n"])[0] if options.titles and document.title else 0
-    pieces = tuple(chunks(document.text, options.max_chunk_tokens - title, options.count, options.overlap))
+    most = options.max_chunk_tokens
+    if options.titles and document.title.strip():
+        short = chunks(document.title, max(most // 4, MIN_CHUNK_TOKENS), options.count, 0)[0]
+        document = replace(document, title=short.text)
+        most = max(most - short.tokens - 1, MIN_CHUNK_TOKENS)
+    pieces = tuple(chunks(document.text, most, options.count, options.overlap))
     two_step = options.two_step and task is Task.EE
     first_task = Task.EET if two_step else task
     orders = permuted(schema, options.permutations, options.seed)

@@ -19,6 +19,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from src.extraction.convert import Conversion, Counts, training_records
 from src.extraction.items import Sample
 from src.extraction.negatives import read_hard
 from src.extraction.readers import Rejects, read_samples
+from src.extraction.readers.rows import read_rows
 from src.extraction.schema import Task
 from src.extraction.schema_readers import (
     read_readable,
@@ -37,6 +39,7 @@ from src.extraction.schema_readers import (
     write_schema,
 )
 from src.models.atomic_folder import put_in_place, scratch_folder
+from src.models.conversation import messages_from_record
 from src.shards.atomic import checksum
 
 log = logging.getLogger(__name__)
@@ -89,7 +92,9 @@ class Source:
         settings = {"path": given} if isinstance(given, str) else dict(given)
         known = {each.name for each in fields(cls)}
         if unknown := sorted(set(settings) - known):
-            raise UserError(f"an input has the setting {unknown[0]}, which is not known: choose from {', '.join(known)}")
+            raise UserError(
+                f"an input has the setting {unknown[0]}, which is not known: choose from {', '.join(known)}"
+            )
         settings = {key: value for key, value in defaults.items() if key in known} | settings
         if missing := [key for key in ("path", "task", "schema") if settings.get(key) is None]:
             raise UserError(f"input {settings.get('path', given)} has no {missing[0]}: give {missing[0]}=…")
@@ -242,9 +247,11 @@ def _write_records(parts: list[Part], work: Path) -> int:
     with train.open("w", encoding="utf-8") as records, validation.open("w", encoding="utf-8") as held_out:
         for part in parts:
             turns = [replace(part.conversion, seed=part.conversion.seed + turn) for turn in range(part.source.repeat)]
+            again = Counts()  # what repeats add: records, but no texts
             for sample in _watched(part.train, part.name):
-                for conversion in turns:
-                    records.writelines(_line(record) for record in training_records(sample, conversion, part.counts))
+                for counts, conversion in zip(chain([part.counts], repeat(again)), turns, strict=False):
+                    records.writelines(_line(record) for record in training_records(sample, conversion, counts))
+            part.counts.add_records_of(again)
             for sample in part.validation:
                 for record in training_records(sample, part.conversion, part.validation_counts):
                     held_out.write(_line(record))
@@ -278,20 +285,25 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def _general(path: str) -> list[Record]:
-    from src.datamodules.sft import read_records
-    from src.models.templates import messages_from_record
-
-    records = list(read_records(Path(path).expanduser()))
-    for number, record in enumerate(records, 1):
+    """The instruction records of a file. Raises `UserError` for one that is none, with its line."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"there is no file {file}: give general=FILE.json or FILE.jsonl of instructions")
+    rejects = Rejects()
+    records = []
+    for number, record in read_rows(file, rejects):
         try:
             messages_from_record(record)
         except UserError as error:
-            raise UserError(f"{path}, record {number}: {error}") from error
+            raise UserError(f"{path}, line {number}: {error}") from error
+        records.append(record)
+    for bad in rejects.rows:
+        raise UserError(f"{path}, line {bad['line']} is {bad['reason']}: mend or remove it")
     return records
 
 
 def _add_general(records: list[Record], share: float, total: int, seed: int, path: Path) -> int:
-    """Add general records until they are a share of all; how many. Fewer, with a warning, where there are not enough."""
+    """Add general records until they are a share of all, or all of them with a warning; how many were added."""
     if not records or not share:
         return 0
     wanted = round(total * share / (1 - share))

@@ -16,18 +16,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from src.errors import UserError
+from src.extraction.answers import is_none
+from src.knowledge.triples import Triple
 
-NONE = {"", "nan", "none", "null", "无", "nil"}
+__all__ = ["Scores", "Triple", "exact_match", "parse_triples", "score", "score_by", "score_sets"]
+
 MAX_TRIPLE_CHARS = 400
-
-
-@dataclass(frozen=True, order=True)
-class Triple:
-    """A fact: head entity, relation, tail entity, already normalised when it comes from `parse_triples`."""
-
-    head: str
-    relation: str
-    tail: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ def parse_triples(text: str, relations: Iterable[str] | None = None) -> set[Trip
             continue
         middle = next((i for i in range(1, len(fields) - 1) if fields[i] in known), len(fields) - 2)
         triple = Triple(",".join(fields[:middle]), fields[middle], ",".join(fields[middle + 1 :]))
-        if not {field.casefold() for field in (triple.head, triple.relation, triple.tail)} & NONE:
+        if not any(map(is_none, (triple.head, triple.relation, triple.tail))):
             found.add(triple)
     return found
 

@@ -10,7 +10,7 @@ is said in `src.extraction.units`.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from src.extraction.formats import Note, PromptFormat, Status
@@ -192,8 +192,23 @@ def grade(answers: Iterable[Answer], format: PromptFormat, strict: bool = False)
         _, missing = place(parsed.items, answer.gold.text)
         before.statuses[parsed.status] += 1
         before.notes.update(parsed.notes + missing)
-        found[key] = Graded(before.gold, before.found + parsed.items, before.task, before.statuses, before.notes)
+        together = _joined(before.found, parsed.items)
+        found[key] = Graded(before.gold, together, before.task, before.statuses, before.notes)
     return list(found.values())
+
+
+def _joined(before: Items, new: Items) -> Items:
+    """The items of two prompts: an event that each asked for some roles of is one event."""
+    events = list(before.events)
+    numbers = {(event.type, event.trigger): number for number, event in enumerate(events)}
+    for event in new.events:
+        number = numbers.get((event.type, event.trigger))
+        if number is None:
+            events.append(event)
+        else:
+            arguments = dict.fromkeys(events[number].arguments + event.arguments)
+            events[number] = replace(events[number], arguments=tuple(arguments))
+    return Items(before.entities + new.entities, before.relations + new.relations, tuple(events))
 
 
 def _score_view(records: Sequence[Graded], task: Task, view: str, mode: Mode, match: ArgumentMatch) -> Score:

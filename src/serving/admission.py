@@ -110,6 +110,13 @@ class Ticket:
         self._state, self._began = "running", time.monotonic()
         self.admission.waiting -= 1
 
+    async def again(self) -> None:
+        """Go to the end of the line with the next piece of the same work, so that others are served in between."""
+        self.close()
+        self.admission.waiting += 1
+        self._state = "waiting"
+        await self.wait()
+
     def close(self) -> None:
         """Give up the place, or the place in the line."""
         state, self._state = self._state, "closed"

@@ -20,7 +20,7 @@ from src.serving.errors import ApiError, api_error, invalid_body
 from src.serving.gateway import Gateway
 from src.serving.guard import Guard
 from src.serving.replies import error_response
-from src.serving.routes import about, knowlm, openai, tokens
+from src.serving.routes import about, extracting, knowlm, openai, tokens
 from src.serving.served import ServedModel
 from src.serving.settings import Settings
 
@@ -50,7 +50,7 @@ def create_app(models: Sequence[ServedModel], settings: Settings | None = None) 
         redirect_slashes=False,
     )
     app.state.gateway = gateway
-    for room in (openai, knowlm, tokens, about):
+    for room in (openai, knowlm, extracting, tokens, about):
         app.include_router(room.routes(gateway))
     app.openapi = lambda: _document(app, gateway)  # type: ignore[method-assign]
     app.add_exception_handler(RequestValidationError, _invalid)

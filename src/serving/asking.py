@@ -44,6 +44,7 @@ class Asked:
     Args:
         requests: answer j to prompt i is the one with number i * n + j.
         echoes: for each prompt the text that goes before its answers.
+        places: answers that may be in line or at work at a time; None for all.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Asked:
     include_usage: bool = False
     top_logprobs: int | None = None
     echoes: Sequence[str] = field(default=())
+    places: int | None = None
 
     @property
     def prompts(self) -> Sequence[Request]:
@@ -63,7 +65,7 @@ class Asked:
 
 def chat(body: ChatRequest, models: Catalogue, settings: Settings) -> Asked:
     """What POST /v1/chat/completions wants. Raises `ApiError`."""
-    _check_keys(body, settings)
+    check_keys(body, settings)
     if body.tools or body.functions or body.tool_choice not in (None, "none", "auto"):
         name = "tools" if body.tools else "functions" if body.functions else "tool_choice"
         raise unsupported(f"{name}: tools are not offered yet; leave it out", name)
@@ -82,7 +84,7 @@ def chat(body: ChatRequest, models: Catalogue, settings: Settings) -> Asked:
 
 def completion(body: CompletionRequest, models: Catalogue, settings: Settings) -> Asked:
     """What POST /v1/completions wants. Raises `ApiError`."""
-    _check_keys(body, settings)
+    check_keys(body, settings)
     if body.suffix:
         raise unsupported("suffix: text is only continued at its end; leave it out", "suffix")
     if body.best_of is not None and body.best_of != (body.n or 1):
@@ -100,8 +102,8 @@ def completion(body: CompletionRequest, models: Catalogue, settings: Settings) -
 
 def knowlm(body: KnowLMRequest, models: Catalogue, settings: Settings) -> Asked:
     """What POST /generate wants. Raises `ApiError`."""
-    _check_keys(body, settings)
-    _check_keys(body.parameters, settings)
+    check_keys(body, settings)
+    check_keys(body.parameters, settings)
     served = models.find(body.model)
     check_talks(served)
     if not body.instruction:
@@ -228,7 +230,7 @@ def _characters(request: Request) -> int:
     return len(request.prompt or "")
 
 
-def _check_keys(body: Body, settings: Settings) -> None:
+def check_keys(body: Body, settings: Settings) -> None:
     """Refuse keys that are known and not offered; where the server is strict, those that nobody knows too."""
     extra = body.model_extra or {}
     if refused := sorted(key for key in extra if key in REFUSED and extra[key] not in (None, False, {}, [])):

@@ -56,6 +56,7 @@ class Gateway:
             self.settings.ping_s,
             trace.id,
             queued,
+            asked.places,
         )
         self.jobs.add(job)
         return job

@@ -45,6 +45,9 @@ class Metrics:
         self.running = gauge("knowlm_running", "Answers being written", ["engine"])
         self.waiting = gauge("knowlm_waiting", "Answers in line", ["engine"])
         self.loaded = gauge("knowlm_model_loaded", "1 for each model whose engine is ready", ["model", "engine"])
+        self.extracted = counter(
+            "knowlm_extraction_answers", "Answers of /extract by how they could be read", ["status"]
+        )
         self.log_dropped = counter("knowlm_access_log_dropped", "Lines the access log could not take")
 
     def watch(self, engine: str, admission: Admission) -> None:

@@ -158,7 +158,8 @@ class Reply(Response):
                 for number, piece in joined(batch).items():
                     self._count(number, piece)
                     self.answers[number].extend(piece)
-        await wire.whole(200, JSON_HEADERS, orjson.dumps(self.shape.whole(self.answers)))
+        body = await self._made(lambda: orjson.dumps(self.shape.whole(self.answers)))
+        await wire.whole(200, JSON_HEADERS, body)
 
     async def _stream(self, wire: Wire) -> None:
         async with aclosing(self.job.batches()) as batches:
@@ -174,7 +175,11 @@ class Reply(Response):
                 for number, piece in pieces.items():
                     self._count(number, piece)
                 await wire.body(_events(self.shape.part(number, piece) for number, piece in pieces.items()), more=True)
-        await wire.body(_events(self.shape.last(self.answers)) + DONE, more=False)
+        await wire.body(await self._made(lambda: _events(self.shape.last(self.answers))) + DONE, more=False)
+
+    async def _made(self, make: Callable[[], bytes]) -> bytes:
+        """Bytes of a shape, made in a thread where that takes long."""
+        return await asyncio.to_thread(make) if self.shape.is_slow else make()
 
     async def _tell(self, error: ApiError, wire: Wire) -> None:
         self.trace.error = error.code

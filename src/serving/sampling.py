@@ -119,16 +119,19 @@ def schema_of(wanted: ResponseFormat | None) -> Mapping[str, Any] | None:
     if wanted.json_schema is None or wanted.json_schema.schema_ is None:
         param = "response_format.json_schema" + (".schema" if wanted.json_schema is not None else "")
         raise ApiError(400, f"{param} is missing: give the schema itself", param=param, code="invalid_value")
-    schema = wanted.json_schema.schema_
+    check_size(wanted.json_schema.schema_, "response_format")
+    return wanted.json_schema.schema_
+
+
+def check_size(schema: Any, param: str) -> None:
+    """Refuse a schema that is too large to be looked at. Raises 400."""
     if _depth(schema) > MAX_SCHEMA_DEPTH or len(orjson.dumps(schema)) > MAX_SCHEMA_BYTES:
         raise ApiError(
             400,
-            f"the JSON schema is too large: give at most {MAX_SCHEMA_BYTES} bytes and {MAX_SCHEMA_DEPTH} levels of "
-            "brackets",
-            param="response_format",
+            f"the schema is too large: give at most {MAX_SCHEMA_BYTES} bytes and {MAX_SCHEMA_DEPTH} levels of brackets",
+            param=param,
             code="invalid_value",
         )
-    return schema
 
 
 def _depth(value: Any) -> int:

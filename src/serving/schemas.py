@@ -145,6 +145,38 @@ class KnowLMRequest(Body):
     model: str | None = None
 
 
+class ExtractDocument(Body):
+    """A text with a name; the title goes before each part of a long one."""
+
+    text: str
+    id: str | None = None
+    title: str | None = None
+
+
+class ExtractRequest(Body):
+    """POST /extract: a text, or several documents, and what to find in them."""
+
+    text: str | None = None
+    documents: Annotated[Items[str | ExtractDocument], Field(min_length=1)] | None = None
+    task: Literal["ner", "re", "spo", "ee", "eet", "eea", "kg"]
+    schema_: str | Items[str] | dict[str, Any] = Field(
+        alias="schema",
+        description="a name from GET /extract/schemas, a list of types, the content of a schema file, a JSON schema",
+        examples=["person_org_place"],
+    )
+    model: str | None = Field(None, description="the first of /v1/models where it is not given")
+    format: Literal["auto", "oneke", "knowlm", "zhixi"] | None = Field(None, description="auto: the model's own")
+    constraint: Literal["auto", "free", "json", "extractive"] | None = Field(
+        None, description="auto: as much as the engine can do"
+    )
+    language: Literal["en", "zh"] | None = Field(None, description="of the schema and the prompts")
+    scores: bool | None = Field(None, description="give each item the model's probability of it")
+    mentions: Literal["first", "all"] | None = Field(None, description="all: an item for each place of an entity")
+    split_num: Annotated[int, Field(ge=-1, le=1000)] | None = Field(None, description="types in one prompt; -1: all")
+    max_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="of each of the model's answers")
+    stream: bool | None = Field(None, description="tell how far it is; the last event has the result")
+
+
 class TokenizeRequest(Body):
     """POST /tokenize: a text, or a conversation with the model's template."""
 

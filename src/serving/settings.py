@@ -25,7 +25,8 @@ class Settings:
         max_body_bytes: of a request.
         body_timeout_s: for receiving the headers of a request, and again for its body.
         max_connections: further ones are closed at once; a process may open 1,024 files on most machines.
-        max_messages, max_prompts, max_n: of one request.
+        max_messages, max_prompts, max_n: of one request; documents of an extraction count as prompts.
+        max_extract_answers: answers that the model may have to write for one extraction.
         max_stop: stop texts of one request.
         max_tokens_limit: the most that ``max_tokens`` may be; 0 for what the context leaves.
         default_max_tokens: for chats that don't say; 0 for what the context leaves.
@@ -55,6 +56,7 @@ class Settings:
     max_connections: int = 512
     max_messages: int = 512
     max_prompts: int = 64
+    max_extract_answers: int = 512
     max_n: int = 8
     max_stop: int = MAX_STOP
     max_tokens_limit: int = 0
@@ -79,8 +81,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         above_zero = (
-            "max_body_bytes body_timeout_s max_connections max_messages max_prompts max_n queue_wait_s "
-            "request_timeout_s slow_reader_s ping_s"
+            "max_body_bytes body_timeout_s max_connections max_messages max_prompts max_n max_extract_answers "
+            "queue_wait_s request_timeout_s slow_reader_s ping_s"
         )
         zero_or_more = (
             "max_stop max_tokens_limit default_max_tokens max_waiting drain_s drain_min_s requests_per_minute "

@@ -55,7 +55,13 @@ def joined(batch: Iterable[tuple[int, Event]]) -> dict[int, Answer]:
 
 
 class Shape(Protocol):
-    """The JSON of a route."""
+    """The JSON of a route.
+
+    Attributes:
+        is_slow: whether `whole` and `last` have work to do that other requests should not wait for.
+    """
+
+    is_slow: bool
 
     def first(self) -> Iterator[dict[str, Any]]:
         """What a stream begins with."""
@@ -78,6 +84,7 @@ class _OpenAI(ABC):
     """What both routes of the OpenAI API share."""
 
     kind = chunk_kind = ""
+    is_slow = False
 
     def __init__(self, asked: Asked):
         self.asked = asked
@@ -182,6 +189,8 @@ class CompletionShape(_OpenAI):
 
 class KnowLMShape:
     """POST /generate: KnowLM's three keys; in a stream the text of each part, and the tokens so far."""
+
+    is_slow = False
 
     def __init__(self, asked: Asked):
         self.tokens = 0

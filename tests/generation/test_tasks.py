@@ -1,22 +1,44 @@
 """Requests out of files and cases; answers into files that a second run continues."""
 
+import asyncio
 import json
+import time
 
 import pytest
 
 from src.errors import UserError
-from src.generation.engine import Decoding, Event, Request
-from src.generation.tasks import CASES, read_cases, read_requests, run_to_file, split_input
+from src.generation.engine import Decoding, EngineDown, Event, Request, TokenLogprob
+from src.generation.tasks import CASES, Answer, AnswerPool, answers, read_cases, read_requests, run_to_file, split_input
 from src.models.templates import Message
 
 
 class Echo:
-    """An engine that answers with the prompt, in two pieces."""
+    """An engine that answers with the prompt, in two pieces; a long prompt takes longer, "never" a minute."""
+
+    max_parallel = 1
+    released = False
 
     def generate(self, requests):
         for request in requests:
-            yield Event(request.id, request.prompt[:1])
-            yield Event(request.id, request.prompt[1:], "stop", 1, 2)
+            yield from self.events(request)
+
+    def events(self, request):
+        pieces = request.prompt[:1], request.prompt[1:]
+        tokens = [
+            TokenLogprob(piece, piece.encode(), -0.5) for piece in pieces if request.decoding.logprobs is not None
+        ]
+        yield Event(request.id, pieces[0], logprobs=tuple(tokens[:1]))
+        yield Event(request.id, pieces[1], "stop", 1, 2, tuple(tokens[1:]))
+
+    async def stream(self, request):
+        if request.prompt == "!":
+            raise EngineDown("gone")
+        await asyncio.sleep(60 if request.prompt == "never" else len(request.prompt) / 50)
+        for event in self.events(request):
+            yield event
+
+    async def release(self):
+        self.released = True
 
 
 def test_text_files_hold_a_prompt_a_line_and_jsonl_files_a_record(tmp_path):
@@ -47,6 +69,37 @@ def test_a_second_run_only_generates_what_is_missing(tmp_path):
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [(row["id"], row["text"]) for row in rows] == [(name, f"text {name}") for name in "abc"]
     assert len(done) == 3
+
+
+def test_answers_have_the_log_probabilities_of_all_their_tokens_and_files_show_them():
+    request = Request("a", prompt="text", decoding=Decoding(logprobs=0))
+    (answer,) = answers(Echo(), [request])
+    assert [(token.token, token.logprob) for token in answer.logprobs] == [("t", -0.5), ("ext", -0.5)]
+    assert answer.as_dict()["logprobs"] == [["t", -0.5], ["ext", -0.5]]
+    assert "logprobs" not in Answer("a", "", "", "stop", 1, 1).as_dict()
+
+
+def test_a_pool_gives_answers_as_they_come_and_takes_more_in_between():
+    engine = Echo()
+    with AnswerPool(engine) as pool:
+        pool.submit(Request("long", prompt="a long one"))
+        pool.submit(Request("short", prompt="b"))
+        assert pool.under_way == pool.room == 2
+        assert pool.next().id == "short"
+        pool.submit(Request("more", prompt="c"))
+        assert [pool.next().text, pool.next().text] == ["c", "a long one"]
+        with pytest.raises(RuntimeError, match="no request is under way"):
+            pool.next()
+    assert engine.released
+
+
+def test_a_pool_raises_what_the_engine_raises_and_stops_what_is_under_way():
+    engine, start = Echo(), time.monotonic()
+    with pytest.raises(EngineDown, match="gone"), AnswerPool(engine) as pool:
+        pool.submit(Request("a", prompt="never"))
+        pool.submit(Request("b", prompt="!"))
+        pool.next()
+    assert engine.released and time.monotonic() - start < 30
 
 
 SETS = ["pretraining", "extraction", "general"]

@@ -112,3 +112,27 @@ def test_never_more_run_than_there_are_places_and_none_is_lost_whoever_gives_up(
     most, admission = asyncio.run(run())
     assert most <= parallel
     assert (admission.running, admission.waiting) == (0, 0)
+
+
+def test_work_in_pieces_goes_to_the_end_of_the_line_after_each() -> None:
+    async def run() -> list[str]:
+        admission = Admission(parallel=1, max_waiting=9, wait_s=5)
+        order: list[str] = []
+
+        async def pieces(name: str, count: int) -> None:
+            (ticket,) = admission.enter(1)
+            place = ticket.wait
+            for _ in range(count):
+                await place()
+                place = ticket.again
+                order.append(name)
+                await asyncio.sleep(0.001)
+            ticket.close()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pieces("long", 4))
+            group.create_task(pieces("short", 1))
+        assert (admission.running, admission.waiting) == (0, 0)
+        return order
+
+    assert asyncio.run(run()) == ["long", "short", "long", "long", "long"]

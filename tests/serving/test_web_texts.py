@@ -6,8 +6,11 @@ import string
 import pytest
 
 from src.command import ROOT
+from src.extraction.formats import Status
+from src.extraction.schema import Task
 from src.serving.web.presets import load_presets
 from src.serving.web.settings import CONTROLS
+from src.serving.web.tabs.extraction import CONSTRAINTS
 from src.serving.web.texts import LANGUAGES, language_of, texts_of
 
 WEB = ROOT / "src" / "serving" / "web"
@@ -32,6 +35,10 @@ def asked_for() -> set[str]:
     return (
         asked
         | {f"finish_{reason}" for reason in ("stop", "length")}
+        | {f"task_{task}" for task in Task}
+        | {f"status_{status}" for status in Status}
+        | {f"constraint_{name}" for name in CONSTRAINTS}
+        | {f"column_{name}" for name in ("type", "item", "score")}
         | {"compare_left", "compare_right", "note_waiting"}
     )
 

@@ -94,7 +94,7 @@ def _elements(task: Task, schema: Any) -> tuple[tuple[Element, ...], dict[str, t
     if task in (Task.NER, Task.RE, Task.EET):
         kinds: dict[Task, Any] = {Task.NER: EntityType, Task.RE: RelationType, Task.EET: EventType}
         if isinstance(schema, Mapping):
-            return tuple(kinds[task](name, description=_text(about)) for name, about in schema.items()), triggers
+            return tuple(kinds[task](name, description=_text(about, name)) for name, about in schema.items()), triggers
         return tuple(kinds[task](str(name)) for name in schema), triggers
     if isinstance(schema, Mapping):  # events with descriptions
         schema = [{"event_type": name, **about} for name, about in schema.items()]
@@ -106,7 +106,7 @@ def _elements(task: Task, schema: Any) -> tuple[tuple[Element, ...], dict[str, t
             found.append(RecordType(each["entity_type"], _roles(each["attributes"])))
         else:
             name = each["event_type"]
-            found.append(EventType(name, _roles(each["arguments"]), _text(each.get(name))))
+            found.append(EventType(name, _roles(each["arguments"]), _text(each.get(name), name)))
             if isinstance(each.get("trigger"), list):
                 triggers[name] = tuple(each["trigger"])
     return tuple(found), triggers
@@ -118,7 +118,8 @@ def _roles(roles: Any) -> tuple[Role, ...]:
     return tuple(Role(str(role)) for role in roles)
 
 
-def _text(about: Any, name: str = "") -> str:
+def _text(about: Any, name: str) -> str:
+    """A description; a name that describes itself has none."""
     return about if isinstance(about, str) and about != name else ""
 
 

@@ -66,6 +66,8 @@ def read_samples(
     file = Path(path).expanduser()
     if format not in FORMATS:
         raise UserError(f"format={format} is not known: choose one of {', '.join(FORMATS)}")
+    if not file.is_file():
+        raise UserError(f"there is no file {file}: give a file of annotated texts")
     chosen = detect_format(file) if format == "auto" else format
     found = rejects if rejects is not None else Rejects()
     before = len(found)
@@ -136,8 +138,6 @@ def _format_of(row: Mapping[str, Any]) -> str | None:
 
 
 def _records(path: Path, name: str, source: str, rejects: Rejects) -> Iterator[tuple[int, Sample]]:
-    if not path.is_file():
-        raise UserError(f"there is no file {path}: give a file of annotated texts")
     parts = _each_record(path, RECORD_FORMATS[name], source, rejects)
     yield from _joined(parts) if name.startswith("iepile") else parts
 

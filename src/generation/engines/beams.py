@@ -1,8 +1,13 @@
-"""Beam search, by transformers' own ``generate``: the likeliest whole answer among a few, known only at the end."""
+"""Beam search, by transformers' own ``generate``: the likeliest whole answer among a few, known only at the end.
+
+Beams change places from step to step, so each one's place in its grammar is kept by the tokens it has so far.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     GenerationConfig,
@@ -15,7 +20,11 @@ from transformers import (
 )
 
 from src.generation.engine import Event
+from src.generation.engines.grammar import Follower
 from src.generation.engines.row import Row
+from src.generation.text_stream import BROKEN
+
+CHARACTER_TOKENS = 4  # that one character has at most
 
 
 def beam_search(
@@ -44,6 +53,9 @@ def beam_search(
     processors = LogitsProcessorList()
     if how.repetition_penalty != 1.0:
         processors.append(_RepetitionPenalty(how.repetition_penalty, rows, width))
+    followed = _Followed(rows, width)
+    if any(row.chooser.grammar is not None for row in rows):
+        processors.append(followed)
     if limits.banned:
         processors.append(SuppressTokensLogitsProcessor(sorted(limits.banned), device=str(device)))
     # PEFT repeats the names for each beam only where it sees the number of beams as an argument
@@ -60,8 +72,9 @@ def beam_search(
             **more,
         )
     events = []
-    for row, answer in zip(rows, output[:, width:].tolist(), strict=True):
+    for number, (row, answer) in enumerate(zip(rows, output[:, width:].tolist(), strict=True)):
         text, last = "", None
+        row.ends_at = followed.end_of(number, answer)
         for token in answer:
             if row.finish_reason is None and (event := row.take(token)) is not None:
                 text, last = text + event.text_delta, event
@@ -100,3 +113,122 @@ class _RepetitionPenalty(LogitsProcessor):
         seen = torch.where(is_pad, input_ids[:, -1:], input_ids)
         old = scores.gather(1, seen)
         return scores.scatter(1, seen, torch.where(old < 0, old * self.penalty, old / self.penalty))  # type: ignore[return-value]
+
+
+@dataclass
+class _Beam:
+    """Where a beam stands: in the grammar, or among the tokens that close its answer."""
+
+    follower: Follower
+    closing: list[int] | None = None
+
+
+class _Followed(LogitsProcessor):
+    """Rules out what would leave a row's grammar, and closes answers in time."""
+
+    def __init__(self, rows: Sequence[Row], width: int):
+        self.rows, self.width = rows, width
+        self._beams: dict[tuple[int, tuple[int, ...]], _Beam | None] = {}
+        self._ends: dict[
+            tuple[int, tuple[int, ...]], int
+        ] = {}  # tokens of answers that were closed, by their beginning
+
+    def end_of(self, row: int, answer: Sequence[int]) -> int | None:
+        """Tokens of an answer that was closed; None for one that was not."""
+        return next((self._ends[row, begun] for begun in _beginnings(answer) if (row, begun) in self._ends), None)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        each = len(input_ids) // len(self.rows)
+        beams: dict[tuple[int, tuple[int, ...]], _Beam | None] = {}
+        masks = np.ones(scores.shape, dtype=bool)
+        for place, answer in enumerate(input_ids[:, self.width :].tolist()):
+            row, begun = place // each, tuple(answer)
+            if self.rows[row].chooser.grammar is None:
+                continue
+            if (row, begun) not in beams:
+                beams[row, begun] = self._beam(row, begun)
+            masks[place] = self._allowed(row, begun, beams[row, begun], scores[place], each)
+        self._beams = beams
+        return scores.masked_fill(~torch.from_numpy(masks).to(scores.device), -torch.inf)  # type: ignore[return-value]
+
+    def _beam(self, row: int, begun: tuple[int, ...]) -> _Beam | None:
+        """One step on from the beam it comes from; None for one that left the grammar, which no search ends with."""
+        if not begun:
+            grammar = self.rows[row].chooser.grammar
+            return _Beam(grammar) if grammar is not None else None
+        *before, token = begun
+        parent = self._beams.get((row, tuple(before)))
+        if parent is None:
+            return None
+        if parent.closing is not None:
+            return _Beam(parent.follower, parent.closing[1:]) if parent.closing[:1] == [token] else None
+        follower = parent.follower.after(token)
+        return None if follower is None else _Beam(follower)
+
+    def _allowed(
+        self, number: int, begun: tuple[int, ...], beam: _Beam | None, scores: torch.Tensor, each: int
+    ) -> np.ndarray:
+        """Tokens that may come next, ``[vocabulary]`` of booleans."""
+        row, none = self.rows[number], np.zeros(len(scores), dtype=bool)
+        if beam is None:
+            return none
+        room = row.prompt.limit - len(begun) - 1  # tokens after the next
+        if beam.closing is None:
+            found = none.copy()
+            allowed = beam.follower.allowed()[: len(none)]
+            found[: len(allowed)] = allowed
+            if not beam.follower.may_close(room - CHARACTER_TOKENS):
+                return found
+            fitting = self._fitting(row, begun, beam.follower, scores.float().cpu().numpy(), found, room, each)
+            if fitting:
+                none[fitting] = True
+                return none
+            beam.closing = beam.follower.closing(_text(row, begun))
+            self._ends[number, begun] = len(begun) + len(beam.closing)
+        none[beam.closing[:1] or sorted(row.prompt.end_ids)] = True
+        return none
+
+    def _fitting(
+        self,
+        row: Row,
+        begun: tuple[int, ...],
+        follower: Follower,
+        scores: np.ndarray,
+        allowed: np.ndarray,
+        room: int,
+        each: int,
+    ) -> list[int]:
+        """The likeliest of the allowed tokens that leave room to complete the answer; none if the likeliest does not.
+
+        As many as a search can take from one beam.
+        """
+        most = each * max(2, 1 + len(row.prompt.end_ids))
+        whole = _text(row, begun)
+        is_whole, whole = not whole.endswith(BROKEN), whole.rstrip(BROKEN)
+        candidates = np.flatnonzero(allowed)
+        candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
+        fitting: list[int] = []
+        for token in candidates[:most] if is_whole else candidates:
+            text = _text(row, (*begun, int(token)))
+            if token in row.prompt.end_ids:
+                fits = True
+            elif text.endswith(BROKEN):
+                fits = len(follower.closing(whole)) + CHARACTER_TOKENS <= room
+            else:
+                fits = len(follower.closing(text)) <= room
+            if fits:
+                fitting.append(int(token))
+            elif is_whole and not fitting:
+                return []
+            if len(fitting) == most:
+                break
+        return fitting
+
+
+def _text(row: Row, answer: Sequence[int]) -> str:
+    decoded = row.text.tokenizer.decode(list(answer), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(decoded)
+
+
+def _beginnings(answer: Sequence[int]) -> list[tuple[int, ...]]:
+    return [tuple(answer[:length]) for length in range(len(answer) + 1)]

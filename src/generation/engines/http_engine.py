@@ -130,6 +130,8 @@ class HttpEngine(ABC):
             if finish is not None:
                 delta += text.finish()
                 finish = "stop" if text.stopped else finish
+                if finish == "length" and how.grammar is not None and how.grammar.close is not None:
+                    delta += how.grammar.close(text.text)
             if delta or finish or piece.logprobs:
                 yield Event(request.id, delta, finish, len(prompt.ids), tokens, asked(piece.logprobs[:taken], how))
             if finish is not None:

@@ -31,6 +31,7 @@ EXTENSIONS = {
     "repetition_penalty": Capability.REPETITION_PENALTY,
     "ignore_eos": Capability.IGNORE_EOS,
     "num_beams": Capability.BEAMS,
+    "grammar": Capability.GRAMMAR,
 }
 MOST_STOPS = 4  # that the API takes
 FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "content_filter": "stop"}
@@ -45,7 +46,8 @@ class OpenAIEngine:
         api_key: empty where none is needed.
         extensions: settings it takes beyond the API: ``top_k``, ``min_p``, ``repetition_penalty``, ``ignore_eos``,
             ``num_beams``. They go with every request. What is not listed is refused, since an endpoint may ignore what
-            it doesn't know; the endpoint's own default applies.
+            it doesn't know; the endpoint's own default applies. And ``grammar``: it is a vLLM whose structured outputs
+            are llguidance's (``--structured-outputs-config '{"backend": "guidance"}'``).
         max_parallel: requests sent at a time.
         timeout_s: seconds without a sign of the endpoint.
     """
@@ -99,6 +101,7 @@ class OpenAIEngine:
         gate = StopGate(request.decoding.stop)
         finish: FinishReason | None = None
         prompt_tokens = completion_tokens = pieces = 0
+        written = ""
         try:
             async with await self._ask(request) as chunks:
                 async for chunk in chunks:
@@ -115,6 +118,7 @@ class OpenAIEngine:
                     if gate.stopped:
                         finish = "stop"
                         break
+                    written += delta
                     if delta or logprobs:
                         yield Event(request.id, delta, None, prompt_tokens, completion_tokens or pieces, logprobs)
                         delta = ""
@@ -123,6 +127,8 @@ class OpenAIEngine:
         if finish is None:
             raise EngineDown("the endpoint ended an answer without saying why", self.base_url)
         rest = (delta if gate.stopped else "") + gate.finish()
+        if finish == "length" and request.decoding.grammar is not None and request.decoding.grammar.close is not None:
+            rest += request.decoding.grammar.close(written + rest)
         yield Event(request.id, rest, finish, prompt_tokens, completion_tokens or pieces)
 
     async def release(self) -> None:
@@ -164,8 +170,10 @@ class OpenAIEngine:
             "stream_options": {"include_usage": True},
             "temperature": how.temperature if how.do_sample else 0.0,
             "top_p": how.top_p,
-            "extra_body": {name: getattr(how, name) for name in self.extensions},
+            "extra_body": {name: getattr(how, name) for name in self.extensions if name != "grammar"},
         }
+        if how.grammar is not None:
+            settings["extra_body"]["structured_outputs"] = {"grammar": how.grammar.lark}
         if how.stop:
             settings["stop"] = list(how.stop)[:MOST_STOPS]  # all of them are looked for here too
         if how.seed is not None:

@@ -25,6 +25,7 @@ class Row:
     Attributes:
         owed: tokens that must come next and are not in the answer yet.
         seen: tokens of prompt and answer (and of those owed) that the model has read.
+        ends_at: tokens of the answer once it has been closed; None where it has not.
         finish_reason: why the answer ended; None before.
     """
 
@@ -35,9 +36,9 @@ class Row:
     answer: list[int] = field(default_factory=list)
     owed: list[int] = field(default_factory=list)
     seen: int = 0
+    ends_at: int | None = None
     finish_reason: FinishReason | None = None
     _held: tuple[TokenLogprob, ...] = ()  # of tokens within a character, which may be taken back
-    _ends_at: int | None = None  # tokens of the answer when it has been closed
 
     def __post_init__(self) -> None:
         grammar = self.chooser.grammar
@@ -86,7 +87,7 @@ class Row:
         """Account for one new token; the event it makes, if any text can be shown."""
         self.answer.append(token)
         delta = ""
-        if self._ends_at is None:
+        if self.ends_at is None:
             self.chooser.take(token)
         if token in self.prompt.end_ids:
             self.finish_reason, logprobs = "stop", ()
@@ -94,7 +95,7 @@ class Row:
             delta = self.text.push(token)
             if self.text.stopped:
                 self.finish_reason = "stop"
-            elif len(self.answer) >= (self.prompt.limit if self._ends_at is None else self._ends_at):
+            elif len(self.answer) >= (self.prompt.limit if self.ends_at is None else self.ends_at):
                 self.finish_reason = "stop" if self._is_complete() else "length"
         return self._event(delta, logprobs)
 
@@ -143,7 +144,7 @@ class Row:
 
     @property
     def _closes(self) -> bool:
-        return self._ends_at is not None
+        return self.ends_at is not None
 
     def _is_complete(self) -> bool:
         return self.chooser.grammar is not None and not self._closes and self.chooser.grammar.is_complete
@@ -162,7 +163,7 @@ class Row:
         if unfinished := self.text.take_back():
             del self.answer[-unfinished:]
         closing = self.chooser.grammar.closing(self.text.text)
-        self._held, self._ends_at, self.owed = (), len(self.answer) + len(closing), []
+        self._held, self.ends_at, self.owed = (), len(self.answer) + len(closing), []
         if not closing:
             self.finish_reason = "length"
             events = [self._event("", ())]

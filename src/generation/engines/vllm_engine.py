@@ -17,6 +17,7 @@ import numpy as np
 
 from src.errors import UserError
 from src.generation.engine import Capability, FinishReason, Request, TokenLogprob
+from src.generation.engines.grammar import grammar_text
 from src.generation.engines.http_engine import HttpEngine, Piece, finite
 from src.generation.engines.server_process import ServerProcess
 from src.generation.engines.token_bytes import TokenBytes
@@ -52,6 +53,7 @@ class VllmEngine(HttpEngine):
     capabilities = frozenset(
         {
             Capability.JSON_SCHEMA,
+            Capability.GRAMMAR,
             Capability.LOGPROBS,
             Capability.COUNT_PENALTIES,
             Capability.REPETITION_PENALTY,
@@ -101,8 +103,8 @@ class VllmEngine(HttpEngine):
         options += ["--max-model-len", str(prompts.context_length), "--max-num-seqs", str(max_parallel)]
         options += ["--disable-uvicorn-access-log"]  # its log would grow with each request
         options += ["--dtype", dtype, "--generation-config", "vllm", "--max-logprobs", "20"]
-        # small models get lost in white space where any is allowed between the parts of a JSON answer
-        options += ["--structured-outputs-config", json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})]
+        # not xgrammar, which lets control characters into JSON strings of bounded length (mlc-ai/xgrammar#800)
+        options += ["--structured-outputs-config", json.dumps({"backend": "guidance"})]
         options += ["--tensor-parallel-size", str(tensor_parallel_size)]
         options += ["--pipeline-parallel-size", str(pipeline_parallel_size)]
         options += ["--gpu-memory-utilization", str(gpu_memory_utilization)] if gpu_memory_utilization else []
@@ -158,8 +160,8 @@ class VllmEngine(HttpEngine):
             body |= {"logprobs": how.logprobs, "return_tokens_as_token_ids": True}
         if how.logit_bias:
             body["logit_bias"] = {str(token): bias for token, bias in how.logit_bias.items()}
-        if how.json_schema is not None:
-            body["structured_outputs"] = {"json": dict(how.json_schema)}
+        if (grammar := grammar_text(how, checked=False)) is not None:  # vLLM refuses what it does not know
+            body["structured_outputs"] = {"grammar": grammar}
         return body
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """The steps that read the dumps: Wikidata into the index, Wikipedia's pages into parts, its redirects into a table."""
 
 import json
+import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +33,9 @@ class ReadWikidata(DumpStep):
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         pace = Pace()
         work = self.work
-        build_index(work.wikidata, work.index, work.language, lambda done, items: pace.advance(done, items, done))
+        began = time.monotonic()
+        found = build_index(work.wikidata, work.index, work.language, lambda done, n: pace.advance(done, n, done))
+        work.write_counts(self.name, rank, found | {"seconds": round(time.monotonic() - began, 3)})
 
 
 class SplitPages(DumpStep):

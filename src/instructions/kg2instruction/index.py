@@ -1,7 +1,8 @@
 """The knowledge that all later steps read: a SQLite file made in one pass over Wikidata and never changed again.
 
-Tables: ``item`` (label, title, number of Wikipedias), ``name`` (many names to many items), ``relation``, ``value``. Rows are appended without indexes, together with how far the
-reading is, in one transaction; a run that is stopped goes on there. The indexes are made at the end.
+Tables: ``item`` (label, title, number of Wikipedias), ``name`` (many names to many items), ``relation`` and ``value``.
+Rows are appended without indexes, together with how far the reading is, in one transaction; a run that is stopped goes
+on there. The indexes are made at the end.
 """
 
 import json
@@ -15,10 +16,11 @@ import orjson
 
 from src.errors import UserError
 from src.instructions.kg2instruction.vocabulary import INSTANCE_OF, SUBCLASS_OF, Language, load_vocabulary
-from src.instructions.kg2instruction.wikidata import DumpPosition, Value, read_entities, read_item
+from src.instructions.kg2instruction.wikidata import DumpPosition, Item, Value, read_entities, read_item
 
 FORMAT = 1
 COMMIT_ITEMS = 20_000
+PROGRESS_ITEMS = 500
 TABLES = """
 create table item(id integer primary key, label text, title text, sitelinks integer);
 create table name(name text, item integer);
@@ -58,10 +60,10 @@ def build_index(files: Iterable[Path], target: Path, language: Language, on_prog
     properties = load_vocabulary().properties
     part = target.with_name(f"{target.name}.part")
     with _begin(part, index_request(files, language)) as base:
-        before = 0
+        size = items = 0
         for file in files:
-            _read_file(base, file, language, properties, lambda done, items, b=before: on_progress(b + done, items))  # type: ignore[misc]
-            before += file.stat().st_size
+            items = _read_file(base, file, language, properties, (size, items), on_progress)
+            size += file.stat().st_size
         if not (items := base.execute("select count(*) from item").fetchone()[0]):
             raise UserError(f"{files[0]} holds no item with a {language} name: give Wikidata's JSON dump")
         base.executescript(INDEXES)
@@ -100,12 +102,18 @@ def _begin(part: Path, request: str) -> sqlite3.Connection:
 
 
 def _read_file(
-    base: sqlite3.Connection, file: Path, language: Language, properties: frozenset[int], on_progress: OnProgress
-) -> None:
+    base: sqlite3.Connection,
+    file: Path,
+    language: Language,
+    properties: frozenset[int],
+    before: tuple[int, int],
+    on_progress: OnProgress,
+) -> int:
+    """Append the items of a file; ``before``: bytes and items that are behind already. Items behind now."""
     name = str(file)
     lines, bad = base.execute("select lines, bad from done where file = ?", (name,)).fetchone() or (0, 0)
     position = DumpPosition(lines=lines, bad=bad)
-    items = 0
+    size, items = before
 
     def commit(lines: int) -> None:
         base.execute("insert or replace into done values (?, ?, ?)", (name, lines, position.bad))
@@ -113,22 +121,30 @@ def _read_file(
 
     for entity in read_entities(file, position):
         item = read_item(entity, language, properties)
-        if item is None or not (item.names or item.title or item.relations):
+        if item is None or not _append(base, item):
             continue
-        row = (item.id, item.label, item.title, item.sitelinks)
-        if not base.execute("insert or ignore into item values (?, ?, ?, ?)", row).rowcount:
-            continue  # seen already, in another file or twice
-        base.executemany("insert into name values (?, ?)", [(name, item.id) for name in item.names])
-        base.executemany("insert into relation values (?, ?, ?)", [(item.id, p, tail) for p, tail in item.relations])
-        rows = [(item.id, v.property, v.kind, orjson.dumps(v.data).decode()) for v in item.values]
-        base.executemany("insert into value values (?, ?, ?, ?)", rows)
         items += 1
-        if items % 1000 == 0:
-            on_progress(position.bytes, items)
+        if items % PROGRESS_ITEMS == 0:
+            on_progress(size + position.bytes, items)
         if items % COMMIT_ITEMS == 0:
-            commit(position.lines - 1)  # the line may hold more; items that are there already are not read twice
+            commit(position.lines - 1)  # the line may hold more; what is there already is not taken twice
     commit(position.lines)
-    on_progress(file.stat().st_size, items)
+    on_progress(size + file.stat().st_size, items)
+    return items
+
+
+def _append(base: sqlite3.Connection, item: Item) -> bool:
+    """Append the rows of an item; False where it says nothing or is there already."""
+    if not (item.names or item.title or item.relations):
+        return False
+    row = (item.id, item.label, item.title, item.sitelinks)
+    if not base.execute("insert or ignore into item values (?, ?, ?, ?)", row).rowcount:
+        return False
+    base.executemany("insert into name values (?, ?)", [(name, item.id) for name in item.names])
+    base.executemany("insert into relation values (?, ?, ?)", [(item.id, p, tail) for p, tail in item.relations])
+    rows = [(item.id, value.property, value.kind, orjson.dumps(value.data).decode()) for value in item.values]
+    base.executemany("insert into value values (?, ?, ?, ?)", rows)
+    return True
 
 
 class KnowledgeIndex:

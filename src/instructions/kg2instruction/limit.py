@@ -75,16 +75,22 @@ class SchemaLimit:
 
 
 def _follows(edge: Edge, edges: Set[Edge]) -> bool:
-    """Whether a way of several other edges leads from the head to the tail; in a circle nothing follows."""
+    """Whether an item lies between head and tail. One that is in a circle with either of them does not."""
     head, tail = edge
+    beyond = _reached(tail, edges)
+    if head in beyond:
+        return False
+    between = _reached(head, edges) - beyond - {tail}
+    return any(tail in (ahead := _reached(item, edges)) and head not in ahead for item in between)
+
+
+def _reached(start: int | None, edges: Set[Edge]) -> set[int | None]:
+    """What can be reached from an item."""
     seen: set[int | None] = set()
-    ahead = [b for a, b in edges if a == head and b != tail]
+    ahead = [start]
     while ahead:
-        seen.add(item := ahead.pop())
-        ahead += [b for a, b in edges if a == item and b not in seen]
-    back: set[int | None] = set()
-    ahead = [tail]
-    while ahead:
-        back.add(item := ahead.pop())
-        ahead += [b for a, b in edges if a == item and b not in back]
-    return tail in seen and head not in back
+        item = ahead.pop()
+        new = {b for a, b in edges if a == item} - seen
+        seen |= new
+        ahead += new
+    return seen

@@ -8,14 +8,14 @@ from src.errors import UserError
 from src.instructions.kg2instruction.vocabulary import Language
 from src.instructions.kg2instruction.wikitext import FORMULA
 
-ENDS = tuple(".!?。！？…") + ('."', ".”", "。”", "。」", '!"', '?"', ".)", "。）")
+ENDS = (*".!?。！？…", '."', ".”", "。”", "。」", '!"', '?"', ".)", "。）")
 MIN_CHARACTERS = {"en": 60, "zh": 20}
 MAX_CHARACTERS = {"en": 1500, "zh": 512}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a passage may be, in characters; None: what suits the language. Longer paragraphs are cut at sentences."""
+    """How long a passage may be, in characters; None: what suits the language."""
 
     min_characters: int | None = None
     max_characters: int | None = None
@@ -25,9 +25,7 @@ class Limits:
         least = MIN_CHARACTERS[language] if self.min_characters is None else self.min_characters
         most = MAX_CHARACTERS[language] if self.max_characters is None else self.max_characters
         if not 0 <= least < most:
-            raise UserError(
-                f"min_characters={least} and max_characters={most} leave no texts: give a smaller and a bigger"
-            )
+            raise UserError(f"min_characters={least} and max_characters={most} leave no texts: give a wider range")
         return least, most
 
 

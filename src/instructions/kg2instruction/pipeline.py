@@ -5,6 +5,7 @@ are datatrove pipelines that `src.corpus.executors` carries out on this machine,
 stopped goes on where it was; the same files come out whatever the number of processes.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from src.corpus.executors import Executor, Local, Stage, check_queue
@@ -53,13 +55,25 @@ def make_records(
     report = settings.output / REPORT
     if report.is_file():
         found = json.loads(report.read_text(encoding="utf-8"))
-        if found["request"] == work.request:
+        if found["request"] == work.request and not settings.overwrite:
             logger.info("%s is made already with these settings", settings.output)
             return found  # type: ignore[no-any-return]
         if not settings.overwrite:
             raise UserError(
                 f"{settings.output} was made with other settings or from other files: give overwrite=true or output=…"
             )
+    settings.output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.output / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            _run(work, executor, console or Console(file=sys.stderr))
+    except Timeout:
+        raise UserError(f"another run is writing to {settings.output}: wait for it, or give another output=…") from None
+    return json.loads(report.read_text(encoding="utf-8")) if executor.waits else None  # type: ignore[no-any-return]
+
+
+def _run(work: Work, executor: Executor, console: Console) -> None:
+    settings = work.settings
     logs = settings.output / ".work" / "logs"
     check_queue(logs)
     begun = settings.output / ".work" / "request.json"
@@ -67,13 +81,10 @@ def make_records(
         shutil.rmtree(settings.output / ".work")
     work.folder.mkdir(parents=True, exist_ok=True)
     begun.write_text(work.request, encoding="utf-8")
-    with PipelineProgress(console or Console(file=sys.stderr)) as progress:
+    with PipelineProgress(console) as progress:
         executor.run(stages(work), logs, progress.update)
-    if not executor.waits:
-        return None
-    if not settings.keep_work:
+    if executor.waits and not settings.keep_work:
         shutil.rmtree(settings.output / ".work")
-    return json.loads(report.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def plan(settings: Settings) -> Work:
@@ -91,13 +102,20 @@ def plan(settings: Settings) -> Work:
         _check_index(index, wikidata, settings)
     own = {"output", "index", "overwrite", "keep_work", "wikidata", "wikipedia", "ner", "completion"}
     asked = {key: value for key, value in asdict(settings).items() if key not in own}
-    asked |= {"ner": repr(settings.ner), "completion": repr(settings.completion)}
+    asked |= {"ner": _described(settings.ner), "completion": _described(settings.completion)}
     asked |= {"version": VERSION, "vocabulary": hashlib.sha256(FILE.read_bytes()).hexdigest()}
     asked |= {"files": [[file.name, file.stat().st_size] for file in (*wikipedia, *wikidata)]}
     parts = tuple(1 + file.stat().st_size // settings.part_bytes for file in wikipedia)
     request = json.dumps(asked, ensure_ascii=False, sort_keys=True, default=str)
     folder = settings.output / ".work" / "files"
     return Work(folder, request, settings, index, tuple(wikidata), tuple(wikipedia), parts)
+
+
+def _described(hook: Any) -> Any:
+    """A function and its arguments as text that is the same in every run."""
+    if isinstance(hook, functools.partial):
+        return [_described(hook.func), repr(hook.args), repr(hook.keywords)]
+    return None if hook is None else f"{hook.__module__}.{hook.__qualname__}"
 
 
 def _check_index(index: Path, wikidata: list[Path], settings: Settings) -> None:

@@ -1,8 +1,8 @@
 """The steps from pages to records, one task a part of the pages.
 
 ReadPages → ChoosePages → ReadWikitext → FindMentions → CutPassages → Relate → LimitToTopic → (AddFoundTriples) →
-(FilterByEntailment) → WriteRecords. What is found so far travels in the document's metadata under ``unit``. Each step counts what it drops
-and why; the counts end up in the report.
+(FilterByEntailment) → WriteRecords. What is found so far travels in the document's metadata under ``unit``. Each
+step counts what it drops and why; the counts end up in the report.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ UNIT = "unit"
 
 
 class RecordStep(PipelineStep):
-    """A step that takes one document at a time. A subclass sets `name` and writes `apply`; `begin` runs in the worker."""
+    """A step that takes one document at a time: a subclass sets `name` and writes `apply`. `begin` runs in a worker."""
 
     type = "kg2instruction"
 

@@ -91,7 +91,7 @@ def read_entities(path: Path, position: DumpPosition) -> Iterator[dict[str, Any]
 
 
 def _lines(stream: IO[bytes], path: Path) -> Iterator[tuple[bytes, int]]:
-    """The JSON texts of a file, each with its number: the lines, or the whole where it is one entity over many lines."""
+    """The JSON texts of a file and their numbers: its lines, or all of it where one entity goes over many lines."""
     first = stream.readline()
     if first.strip() == b"{":
         yield first + stream.read(), 1

@@ -1,7 +1,7 @@
 """Wikitext to plain text that knows its links: what a reader of the page sees as running text.
 
-Tables, references, formulas, galleries and templates are left out, but for the templates of `templates.py`. The parser is
-mwparserfromhell, which never fails: what it cannot read stays as it is written.
+Tables, references, formulas, galleries and templates are left out, but for the templates of `templates.py`. The parser
+is mwparserfromhell, which never fails: what it cannot read stays as it is written.
 """
 
 import re

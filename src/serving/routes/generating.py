@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import orjson
@@ -76,16 +77,32 @@ async def reply(
         ApiError: 400, 429.
         EngineDown: the engine can't answer now.
     """
+    with charged(gateway, request):
+        return await begun(gateway, request, asked, shape, prompt_param, prompt)
+
+
+async def begun(
+    gateway: Gateway, request: Request, asked: Asked, shape: Shape, prompt_param: str, prompt: Any
+) -> Reply:
+    """See `reply`, inside of `charged`."""
     trace: Trace = request.scope["trace"]
     trace.model, trace.stream = asked.served.id, asked.stream
     if gateway.settings.log_prompts:
         trace.prompt = prompt
     deadline_s = _deadline_s(request, gateway.settings.request_timeout_s)
+    counts = await check(asked, prompt_param)
+    key = trace.key or ""
+    return Reply(gateway, asked, shape, trace, sum(counts), deadline_s, lambda: leave(gateway, key, trace))
+
+
+@contextmanager
+def charged(gateway: Gateway, request: Request) -> Iterator[None]:
+    """The limits of the key, until there is a reply, which then leaves them itself. Raises 429."""
+    trace: Trace = request.scope["trace"]
     key = trace.key or ""
     gateway.limits.enter(key)
     try:
-        counts = await check(asked, prompt_param)
-        return Reply(gateway, asked, shape, trace, sum(counts), deadline_s, lambda: leave(gateway, key, trace))
+        yield
     except BaseException as error:
         is_wrong = api_error(error, trace.id).status == 400  # reading the prompt was work all the same
         gateway.limits.leave(key, 0, refund=not is_wrong)

@@ -125,6 +125,16 @@ class Api:
         async for piece in self.chat(model, [{"role": "user", "content": message}], parameters):
             yield piece
 
+    async def extract(self, model: str, body: Mapping[str, Any], max_tokens: int) -> AsyncIterator[Piece]:
+        """What a text holds, see POST /extract; the last piece's text is the result as JSON. Raises `PageError`."""
+        wanted = {"model": model, "max_tokens": max_tokens, "stream": True, **body}
+        async for chunk in self._chunks("/extract", wanted):
+            if chunk.get("object") == "extraction":
+                tokens = (chunk.get("usage") or {}).get("completion_tokens")
+                yield Piece(json.dumps(chunk), None, tokens)
+            else:
+                yield Piece(completion_tokens=chunk.get("completion_tokens") or None)
+
     async def _stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[Piece]:
         async for chunk in self._chunks(path, {**body, "stream": True, "stream_options": {"include_usage": True}}):
             if piece := _piece(chunk):

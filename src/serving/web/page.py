@@ -104,6 +104,7 @@ def build(language: str, base_url: str, own: bool = False) -> "Blocks":
     from src.serving.web.tabs.chat import ChatTab
     from src.serving.web.tabs.compare import CompareTab
     from src.serving.web.tabs.complete import CompleteTab
+    from src.serving.web.tabs.extraction import ExtractionTab
     from src.serving.web.tabs.instruction import InstructionTab
 
     page = Page(texts_of(language), base_url, own)
@@ -115,7 +116,8 @@ def build(language: str, base_url: str, own: bool = False) -> "Blocks":
             with gr.Column(scale=1, min_width=300, elem_id="settings"):
                 panel = Panel(page)
         with left, gr.Tabs():
-            tabs: list[Tab] = [ChatTab(page), InstructionTab(page), CompleteTab(page), CompareTab(page)]
+            kinds = (ChatTab, InstructionTab, ExtractionTab, CompleteTab, CompareTab)
+            tabs: list[Tab] = [kind(page) for kind in kinds]
         for tab in tabs:
             tab.wire(blocks, panel)
         panel.on_models(blocks.load, also=[picker for tab in tabs for picker in tab.models])

@@ -1,6 +1,7 @@
 """What the tabs with a form share: a button that runs, one that stops, and outputs that fill while text comes."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import gradio as gr
@@ -20,11 +21,17 @@ class Form:
     Args:
         start: given the settings and the values of the fields, begins one stream for each output; raises `UserError` in
             the language of the page where something is missing.
-        enter: fields in which Enter runs.
+        shown: what an output shows of its answer; its text by default.
     """
 
-    def __init__(self, page: Page, name: str, start: Callable[..., list[Pieces]]):
-        self.page, self.name, self.start = page, name, start
+    def __init__(
+        self,
+        page: Page,
+        name: str,
+        start: Callable[..., list[Pieces]],
+        shown: Callable[[Running], str] = attrgetter("text"),
+    ):
+        self.page, self.name, self.start, self.shown = page, name, start, shown
         with gr.Row():
             self.run = gr.Button(page.texts("run"), variant="primary", elem_id=f"{name}-run", scale=1, min_width=90)
             self.stop = gr.Button(
@@ -41,11 +48,11 @@ class Form:
         self,
         panel: Panel,
         fields: Sequence[Any],
-        outputs: Sequence[gr.Textbox],
+        outputs: Sequence[Any],
         notes: Sequence[gr.Markdown],
         enter: Sequence[gr.Textbox] = (),
     ) -> None:
-        """Connect the buttons; each output has the note of the same place."""
+        """Connect the buttons; each output has the note of the same place. ``enter``: fields in which Enter runs."""
         count = len(fields)
 
         async def stream(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
@@ -66,7 +73,7 @@ class Form:
         self.stop.click(stop, None, None, queue=False, **MANY)
 
     async def _fill(
-        self, session: str, begun: list[Pieces], outputs: Sequence[gr.Textbox], notes: Sequence[gr.Markdown]
+        self, session: str, begun: list[Pieces], outputs: Sequence[Any], notes: Sequence[gr.Markdown]
     ) -> AsyncIterator[dict[Any, Any]]:
         texts = self.page.texts
         answers = [Running(pieces) for pieces in begun]
@@ -78,7 +85,9 @@ class Form:
             async for _ in watch(answers, run.stop):
                 if run.superseded:
                     return
-                update: dict[Any, Any] = {output: answer.text for output, answer in zip(outputs, answers, strict=True)}
+                update: dict[Any, Any] = {
+                    output: self.shown(answer) for output, answer in zip(outputs, answers, strict=True)
+                }
                 yield update | {note: answer.note(texts) for note, answer in zip(notes, answers, strict=True)}
         finally:
             self.page.runs.end(session, self.name, run)
