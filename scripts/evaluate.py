@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
     if len(given) != 1:
         found = "both" if given else "neither"
         raise UserError(
-            f"give records=FILE.jsonl with instructions and answers, or samples=FILE with annotated texts: found {found}"
+            f"give records=FILE with instructions and answers, or samples=FILE with annotated texts: found {found}"
         )
     if cfg.records is not None:
         score_records(cfg)

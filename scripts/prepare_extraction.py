@@ -20,7 +20,7 @@ from src.extraction.prepare import Source, prepare
 @command("prepare_extraction")
 def main(cfg: DictConfig) -> None:
     settings: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    defaults = {str(key): value for key, value in settings.items() if key != "inputs"}
+    defaults = settings | {"schema": settings["schema"]["source"]}
     if not isinstance(settings["inputs"], list):
         raise UserError(f"inputs={settings['inputs']} is not a list: give inputs=[FILE] or inputs=[FILE,FILE]")
     sources = [Source.of(given, defaults) for given in settings["inputs"]]
@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> None:
 def table_of(manifest: dict[str, Any]) -> Table:
     """What became of each input, for the terminal."""
     table = Table(
-        Column("input", overflow="fold"),
+        Column("input", no_wrap=True),
         "texts",
         "records",
         "empty",

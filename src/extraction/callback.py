@@ -70,7 +70,8 @@ class ExtractionScores(Callback):
         if every_n_validations < 1:
             raise UserError(f"every_n_validations is {every_n_validations}: it must be 1 or more")
         self.name, self.every_n_validations, self.template = name, every_n_validations, template
-        self.batch_size, self.options = batch_size, {"constraint": "free", "max_new_tokens": 256} | options
+        self.batch_size = batch_size
+        self.options: dict[str, Any] = {"constraint": "free", "max_new_tokens": 256} | options
         self._gold = read_gold(samples, schema, Task.named(task), readable=readable, limit=limit)
         self._validations = 0
 

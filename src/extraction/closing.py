@@ -101,8 +101,8 @@ class Closing:
 
     def _repeated(self, item: "list[Shape | str]", brackets: str, least: int, answer: str, at: int) -> int:
         """A list, or an object of records; items are read in a loop, as there may be many."""
-        opening, closing = brackets
-        at = _literal(opening, answer, at)
+        closing = brackets[1]
+        at = _literal(brackets[0], answer, at)
         count = 0
         while True:
             if at >= len(answer):

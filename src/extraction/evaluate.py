@@ -32,9 +32,7 @@ class Prediction:
             "predicted_triples": parse_triples(self.predicted, relations),
             "expected_triples": parse_triples(self.expected),
         }
-        return vars(self) | {
-            key: sorted([t.head, t.relation, t.tail] for t in value) for key, value in triples.items()
-        }
+        return vars(self) | {key: sorted([t.head, t.relation, t.tail] for t in value) for key, value in triples.items()}
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def read_gold(
     by_topic = read_topics(schema, language) if isinstance(schema, (str, Path)) else {}
     found = next(iter(by_topic.values())) if by_topic else read_schema(schema, language)
     names = read_readable(schema, language) if readable else {}
-    samples = []
+    samples: list[Sample] = []
     for sample in read_samples(path, format, source):
         if limit is not None and len(samples) >= limit:
             break
@@ -174,8 +174,8 @@ def run_plans(engine: Engine, plans: Sequence[Plan]) -> list[Extraction]:
         ]
         by_plan: dict[int, list[Answer]] = {number: [] for number in steps}
         for answer in answers(engine, requests) if requests else ():
-            number, _, name = answer.id.partition("/")
-            by_plan[int(number)].append(replace(answer, id=name))
+            plan_number, _, name = answer.id.partition("/")
+            by_plan[int(plan_number)].append(replace(answer, id=name))
         following = {number: follow_up(step, by_plan[number]) for number, step in steps.items()}
         for number, step in steps.items():
             if following[number] is None:

@@ -126,7 +126,7 @@ class _Lark:
         return " ".join([*parts, '"}"']) if parts else '"{}"'
 
     def _repeated(self, item: Shape, brackets: str, least: int) -> str:
-        opening, closing = (_literal(bracket) for bracket in brackets)
+        opening, closing = _literal(brackets[0]), _literal(brackets[1])
         parts = (Text(), item.value) if isinstance(item, Records) else (item,)
         if not all(self._is_possible(part) for part in parts):
             return f"{opening} {closing}"

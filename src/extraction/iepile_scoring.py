@@ -29,7 +29,7 @@ Units = Counter[Hashable]
 
 @dataclass(frozen=True)
 class IEPileScore:
-    """Percentages rounded as there. ``errors``: answers that are no JSON object."""
+    """Percentages rounded as there."""
 
     precision: float
     recall: float
@@ -45,7 +45,10 @@ class IEPileScore:
 
 @dataclass(frozen=True)
 class IEPileReport:
-    """Scores by what is compared: ``entity``, ``relation``, or ``event`` and ``argument``."""
+    """Scores by what is compared: ``entity``, ``relation``, or ``event`` and ``argument``.
+
+    errors: answers that are no JSON object.
+    """
 
     scores: Mapping[str, IEPileScore]
     records: int
@@ -66,8 +69,8 @@ def iepile_score(answers: Iterable[Answer]) -> IEPileReport:
         tasks.add(answer.question.task)
         grouped.setdefault((answer.gold.source, answer.gold.id), []).append(answer)
     if len(tasks) != 1 or not tasks <= _READERS.keys():
-        found = ", ".join(sorted(tasks)) or "none"
-        raise UserError(f"IEPile's evaluator scores one of the tasks ner, re, ee, eea at a time, not {found}: leave it")
+        given = ", ".join(sorted(tasks)) or "none"
+        raise UserError(f"IEPile's evaluator scores one of the tasks ner, re, ee, eea at a time, not {given}: leave it")
     task = tasks.pop()
     views = {Task.NER: ("entity",), Task.RE: ("relation",)}.get(task, ("event", "argument"))
     counts: dict[str, list[int]] = {view: [0, 0, 0] for view in views}
@@ -85,9 +88,9 @@ def iepile_score(answers: Iterable[Answer]) -> IEPileReport:
         for view, unit in _gold(batches[0].gold.items, task):
             expected_units[view][unit] += 1
         for view, total in counts.items():
-            expected, found = expected_units[view], found_units[view]
-            for index, units in enumerate((found & expected, found, expected)):
-                total[index] += sum(units.values())
+            expected = expected_units[view]
+            for index, counted in enumerate((found_units[view] & expected, found_units[view], expected)):
+                total[index] += counted.total()
     return IEPileReport({view: IEPileScore.of(*total) for view, total in counts.items()}, len(grouped), errors)
 
 

@@ -19,6 +19,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from src.errors import UserError
@@ -44,7 +45,8 @@ _NOTHING = re.compile(r"(no\b.{0,40}\bfound|没有|不存在|未找到|无).{0,2
 _KEYED = (
     re.compile(r"(?:实体是|Entity is)\s*(.*?)\s*[,，]?\s*(?:实体类型是|Entity Type is)\s*(.*)"),
     re.compile(
-        r"(?:头实体是|Subject is)\s*(.*?)\s*[,，]\s*(?:关系是|Relation is)\s*(.*?)\s*[,，]\s*(?:尾实体是|Object is)\s*(.*)"
+        r"(?:头实体是|Subject is)\s*(.*?)\s*[,，]\s*(?:关系是|Relation is)\s*(.*?)"
+        r"\s*[,，]\s*(?:尾实体是|Object is)\s*(.*)"
     ),
 )
 _WRITTEN = {
@@ -274,7 +276,7 @@ class _Reader:
             return [inside[: commas[-1]].strip(), inside[commas[-1] + 1 :].strip()] if commas else None
         cuts = [
             [inside[:first].strip(), inside[first + 1 : second].strip(), inside[second + 1 :].strip()]
-            for first, second in zip(commas, commas[1:], strict=False)
+            for first, second in pairwise(commas)
         ]
         known = [cut for cut in cuts if _folded(cut[1]) in self.names]
         in_text = [cut for cut in known or cuts if cut[0] in self.text and (cut[2] in self.text or is_none(cut[2]))]

@@ -35,9 +35,9 @@ KNOWLM: Mapping[Language, Mapping[Task, str]] = {
     },
     "en": {
         Task.NER: (
-            "You are an expert specialized in entity extraction. With the candidate entity types list: {schema}, please "
-            "extract possible entities from the input below, outputting NAN if a certain entity does not exist. Respond "
-            "in the format {format}."
+            "You are an expert specialized in entity extraction. With the candidate entity types list: {schema}, "
+            "please extract possible entities from the input below, outputting NAN if a certain entity does not exist. "
+            "Respond in the format {format}."
         ),
         Task.RE: (
             "You are an expert in extracting relation triples. With the candidate relation list: {schema}, please "
@@ -51,8 +51,8 @@ KNOWLM: Mapping[Language, Mapping[Task, str]] = {
         ),
         Task.EET: (
             "As an event analysis specialist, you need to review the input and determine possible events based on the "
-            "event type directory: {schema}. All answers should be based on the {format} format. If the event type does "
-            "not match, please mark with NAN."
+            "event type directory: {schema}. All answers should be based on the {format} format. If the event type "
+            "does not match, please mark with NAN."
         ),
         Task.EEA: (
             "You are an expert in event argument extraction. Given the event dictionary: {schema}, and the event type "
@@ -89,8 +89,8 @@ ZHIXI: Mapping[Language, Mapping[Task, str]] = {
             "relation triples in the form of {format}."
         ),
         Task.EE: (
-            "Identify the event information in the following text and provide the corresponding triples from event type "
-            "list {schema} and role list {roles}. Please provide your answer as a list of triples in the form of "
+            "Identify the event information in the following text and provide the corresponding triples from event "
+            "type list {schema} and role list {roles}. Please provide your answer as a list of triples in the form of "
             "{format}."
         ),
     },
@@ -115,7 +115,12 @@ FORMS: Mapping[Language, Mapping[Task, tuple[str, ...]]] = {
         Task.EEA: (_EVENT_ZH,),
     },
     "en": {
-        Task.NER: ("(Entity,Entity Type)", "Entity is,Entity Type is", "Entity Type：Entity", "{'entity':'', 'entity_type':''}"),
+        Task.NER: (
+            "(Entity,Entity Type)",
+            "Entity is,Entity Type is",
+            "Entity Type：Entity",
+            "{'entity':'', 'entity_type':''}",
+        ),
         Task.RE: (
             "(Subject,Relation,Object)",
             "Subject is,Relation is,Object is",

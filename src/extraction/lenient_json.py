@@ -13,7 +13,18 @@ from typing import Any
 MAX_DEPTH = 32
 MAX_BARE = 200  # characters of a word without quotes
 
-CLOSERS = {'"': '"', "'": "'", "`": "`", "“": '”“"', "”": '”"', "‘": "’‘'", "’": "’'", "＂": "＂", "「": "」", "『": "』"}
+CLOSERS = {
+    '"': '"',
+    "'": "'",
+    "`": "`",
+    "“": '”“"',
+    "”": '”"',
+    "‘": "’‘'",
+    "’": "’'",
+    "＂": "＂",
+    "「": "」",
+    "『": "』",
+}
 COLONS, COMMAS = ":：", ",，、;；"
 ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 WORDS = {
@@ -26,11 +37,13 @@ _QUOTES = "".join(CLOSERS)
 _BARE_KEY = re.compile(
     rf"[{_QUOTES}]?(\w[^\r\n{COLONS}{COMMAS}\[\]{{}}［］｛｝{_QUOTES}]{{0,{MAX_BARE}}})[{_QUOTES}]?\s{{0,9}}[{COLONS}]"
 )
-_BARE_VALUE = re.compile(rf"[^\r\n{COLONS}{COMMAS}\[\]{{}}［］｛｝\"“”][^\r\n{COMMAS}\[\]{{}}［］｛｝\"“”]{{0,{MAX_BARE}}}")
+_BARE_VALUE = re.compile(
+    rf"[^\r\n{COLONS}{COMMAS}\[\]{{}}［］｛｝\"“”][^\r\n{COMMAS}\[\]{{}}［］｛｝\"“”]{{0,{MAX_BARE}}}"
+)
 _NUMBER = re.compile(r"-?\d{1,300}(\.\d{1,300})?([eE][+-]?\d{1,3})?")
 _START = rf"[{_QUOTES}\[{{［｛\]}}］｝]|-?\d|null|true|false|none|nan|$"
-# what may follow a string's end: its colon or a bracket, the end of its brackets, a comma and then another value or key, or without
-# a comma another string
+# what may follow a string's end: its colon or a bracket, the end of its brackets, a comma and then another value or
+# key, or without a comma another string
 _AFTER = re.compile(
     rf"[\s\x00-\x1f]*([{COLONS}\]}}［］｝{{\[]|$|[{COMMAS}][\s\x00-\x1f]*({_START}))|[\s\x00-\x1f]+[{_QUOTES}]",
     re.IGNORECASE,

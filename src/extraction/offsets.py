@@ -191,7 +191,7 @@ def _relation(relation: Relation, places: _Places) -> Relation:
     tails = [relation.tail_span] if relation.tail_span else places.of(relation.tail)
     if not heads or not tails:
         return replace(relation, head_span=next(iter(heads), None), tail_span=next(iter(tails), None))
-    best = min(((_distance(head, tail), head, tail) for head in heads[:MAX_PLACES] for tail in _around(head, tails)))
+    best = min((_distance(head, tail), head, tail) for head in heads[:MAX_PLACES] for tail in _around(head, tails))
     return replace(relation, head_span=best[1], tail_span=best[2])
 
 

@@ -55,7 +55,7 @@ class Source:
         task: one of the seven.
         schema: what `read_schema` takes; ``topic``: a part of an InstructIE schema, None: by each sample's category.
         name: of the data set; None: the file's.
-        format: of the file, see `src.extraction.readers`; ``prompt``: of the records, see `src.extraction.formats`.
+        file_format: see `src.extraction.readers`; ``format``: of the records, see `src.extraction.formats`.
         validation: a file of held-out samples; None: a fraction of this one's texts.
         readable: ask for the readable names of the schema and not for the data set's labels.
         limit, validation_limit: so many samples at most, chosen by chance.
@@ -68,8 +68,8 @@ class Source:
     task: str
     schema: Any
     name: str | None = None
-    format: str = "auto"
-    prompt: str = "oneke"
+    file_format: str = "auto"
+    format: str = "oneke"
     topic: str | None = None
     validation: str | None = None
     readable: bool = False
@@ -200,7 +200,7 @@ def _part(source: Source, seed: int, taken: set[str]) -> Part:
     conversion = Conversion(
         task,
         renamed(schema, names),
-        source.prompt,
+        source.format,
         source.split_num,
         source.max_roles,
         source.language,
@@ -220,7 +220,7 @@ def _part(source: Source, seed: int, taken: set[str]) -> Part:
 
 
 def _samples(part: Part, path: str, rejects: Rejects) -> Iterator[Sample]:
-    found = read_samples(path, part.source.format, part.source.name, rejects)
+    found = read_samples(path, part.source.file_format, part.source.name, rejects)
     if not part.names:
         return found
     return (replace(sample, items=renamed_items(sample.items, part.names)) for sample in found)

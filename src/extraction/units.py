@@ -49,7 +49,9 @@ def units(items: Items, task: Task, view: str, match: ArgumentMatch = "by_type",
         return list(dict.fromkeys(found + heads))
     if view == "argument" and match == "under_trigger":
         return [
-            (e.type.strip(), a.role.strip(), a.text.strip(), e.trigger.strip()) for e in items.events for a in e.arguments
+            (e.type.strip(), a.role.strip(), a.text.strip(), e.trigger.strip())
+            for e in items.events
+            for a in e.arguments
         ]
     return _VIEWS[view](items, typed)
 

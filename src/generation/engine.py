@@ -286,6 +286,20 @@ class Engine(Protocol):
         ...
 
 
+def completed(text: str, how: Decoding, engine: str) -> str:
+    """What is missing in an answer that an engine elsewhere has cut off; "" where nothing says what.
+
+    Raises:
+        EngineDown: the engine has not held the answer to its grammar.
+    """
+    if how.grammar is None or how.grammar.close is None:
+        return ""
+    try:
+        return how.grammar.close(text)
+    except ValueError as error:
+        raise EngineDown(f"the {engine} engine did not hold an answer to its grammar", str(error)) from error
+
+
 def asked(logprobs: tuple[TokenLogprob, ...], how: Decoding) -> tuple[TokenLogprob, ...]:
     """With as many of the likeliest as were asked for: some engines put the chosen token first, or give one more."""
     likeliest = (sorted(entry.top, key=lambda top: -top.logprob)[: how.logprobs] for entry in logprobs)

@@ -9,7 +9,9 @@ from src.extraction.ccks import CCKSAnswer, ccks_score, rouge_2, split_tokens
 from src.extraction.scoring import Counts
 
 
-@pytest.mark.parametrize(("text", "reference"), [("马", "马"), ("", ""), ("(马力,出生地,青州市)", "(马力,出生地,青州市)")])
+@pytest.mark.parametrize(
+    ("text", "reference"), [("马", "马"), ("", ""), ("(马力,出生地,青州市)", "(马力,出生地,青州市)")]
+)
 def test_equal_texts_have_rouge_2_of_1_however_short(text, reference):
     assert rouge_2(text, reference) == 1
 

@@ -34,7 +34,9 @@ def test_repeats_and_names_nobody_asked_for_count_and_unread_answers_are_errors(
 
 def test_relations_under_other_keys_become_empty_ones():
     gold = Items(relations=(Relation("A", "r", "B"),))
-    assert iepile_score([answer(Task.RE, gold, '{"r": [{"subject": "A", "object": "B"}]}')]).scores["relation"].f1 == 100
+    assert (
+        iepile_score([answer(Task.RE, gold, '{"r": [{"subject": "A", "object": "B"}]}')]).scores["relation"].f1 == 100
+    )
     report = iepile_score([answer(Task.RE, gold, '{"r": [{"head": "A", "tail": "B"}]}')])
     assert report.scores["relation"] == IEPileScore.of(0, 1, 1)
 
@@ -54,7 +56,9 @@ def test_two_events_of_a_type_in_one_flat_answer_cost_a_point():
     assert iepile_score([answer(Task.EEA, gold, CASES[Task.EEA].answer)]).scores["event"] == IEPileScore.of(1, 1, 2)
 
 
-@pytest.mark.parametrize("text", ["null", "[]", '{"t": {"arguments": 1}}', '{"t": [{"trigger": 1}, {"arguments": [1]}]}'])
+@pytest.mark.parametrize(
+    "text", ["null", "[]", '{"t": {"arguments": 1}}', '{"t": [{"trigger": 1}, {"arguments": [1]}]}']
+)
 def test_wrong_shapes_are_passed_over(text):
     assert iepile_score([answer(Task.EE, Items(), text)]).scores["argument"].f1 == 0
 

@@ -27,16 +27,16 @@ def test_the_prompt_of_knowlm_is_its_template_filled():
     question = Question(Task.NER, (EntityType("人物"), EntityType("地理位置")), "zh")
     assert KnowLM("knowlm").message(question, "文") == Message(
         "user",
-        "你是专门进行实体抽取的专家。已知候选的实体类型列表：['人物', '地理位置']，请你根据实体类型列表，从以下输入中抽取出可能"
-        "存在的实体，如果不存在某实体就输出NAN。请按照(实体,实体类型)\n的格式回答。",
+        "你是专门进行实体抽取的专家。已知候选的实体类型列表：['人物', '地理位置']，请你根据实体类型列表，从以下输入中抽取"
+        "出可能存在的实体，如果不存在某实体就输出NAN。请按照(实体,实体类型)\n的格式回答。",
         "文",
     )
 
 
 def test_the_prompt_of_zhixi_is_its_template_filled():
     assert KnowLM("zhixi").message(replace(RELATIONS, language="zh"), "t").content == (
-        "已知候选的关系列表：['founder', 'born in']，请你根据关系列表，从以下输入中抽取出可能存在的头实体与尾实体，并给出对应的"
-        '关系三元组。请按照"(头实体,关系,尾实体)"的格式回答。'
+        "已知候选的关系列表：['founder', 'born in']，请你根据关系列表，从以下输入中抽取出可能存在的头实体与尾实体，并给出"
+        '对应的关系三元组。请按照"(头实体,关系,尾实体)"的格式回答。'
     )
 
 
@@ -46,9 +46,10 @@ def test_event_prompts_name_roles_and_given_triggers():
     assert "事件字典：{'裁员': ['时间', '人数']}" in given
     triggers = "[{'event_type': '裁员', 'event_trigger': '裁'}, {'event_type': '裁员', 'event_trigger': '减'}]"
     assert f"事件类型及触发词：{triggers}" in given
-    assert "列表：['裁员']，论元角色列表：['时间', '人数']" in KnowLM("zhixi").message(
-        Question(Task.EE, (event,), "zh"), "t"
-    ).content
+    assert (
+        "列表：['裁员']，论元角色列表：['时间', '人数']"
+        in KnowLM("zhixi").message(Question(Task.EE, (event,), "zh"), "t").content
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,9 @@ def test_no_mutated_answer_makes_reading_fail():
         format.parse(mutated(format.answer(case.question, case.items, case.text), generator), case.question, case.text)
 
 
-@pytest.mark.parametrize("piece", ["(", "(a,founder,b)", "((a", ",", "实体是 ", "{'a': ", "founder: ", " ", "头实体是 , 关系是"])
+@pytest.mark.parametrize(
+    "piece", ["(", "(a,founder,b)", "((a", ",", "实体是 ", "{'a': ", "founder: ", " ", "头实体是 , 关系是"]
+)
 def test_time_grows_with_length_and_no_faster(piece):
     start = time.perf_counter()
     KnowLM("knowlm").parse(piece * (200_000 // len(piece)), RELATIONS, TEXT)

@@ -50,7 +50,9 @@ def test_words_are_not_joined_by_folding():
 
 def test_the_ends_of_a_relation_are_the_nearest_pair():
     text = "Jobs was born. Jobs founded Apple. Later NeXT was made by Jobs."
-    placed, _ = place(Items(relations=(Relation("Jobs", "founded", "NeXT"), Relation("Jobs", "founded", "Apple"))), text)
+    placed, _ = place(
+        Items(relations=(Relation("Jobs", "founded", "NeXT"), Relation("Jobs", "founded", "Apple"))), text
+    )
     assert [(r.head_span, r.tail_span) for r in placed.relations] == [((58, 62), (41, 45)), ((15, 19), (28, 33))]
 
 

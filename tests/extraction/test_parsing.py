@@ -1,4 +1,4 @@
-"""The ladder from an answer to its object: each rung, what is never invented, and that nothing makes it fail or slow."""
+"""The ladder from an answer to its object: each rung, what is never invented, that nothing makes it fail or slow."""
 
 import json
 import random

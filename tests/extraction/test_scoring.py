@@ -110,7 +110,12 @@ def test_the_interval_holds_the_f1_and_is_the_same_for_a_seed():
 def test_the_right_answer_scores_100_for_every_task_however_it_is_wrapped(task):
     case, format = CASES[task], OneKE()
     gold = Sample("1", case.text, case.items)
-    for text in (case.answer, f" {case.answer}", f"```json\n{case.answer}\n```", case.answer.replace("subject", "head")):
+    for text in (
+        case.answer,
+        f" {case.answer}",
+        f"```json\n{case.answer}\n```",
+        case.answer.replace("subject", "head"),
+    ):
         report = score(grade([Answer(gold, case.question, text)], format))
         assert {each.total.f1 for each in report.scores[task].values()} == {100}
         assert report.failed == 0 and not report.notes

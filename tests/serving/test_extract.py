@@ -170,16 +170,16 @@ def test_others_are_served_while_a_long_document_is_read(tiny: str) -> None:
     assert done == [200]
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | KEYS, inner, max_size=3),
-    max_leaves=10,
-)
 KEYS = st.sampled_from(
     [
         *("entities", "relations", "events", "records", "en", "zh", "language", "name", "head", "tail", "roles"),
         *("properties", "$ref", "items", "anyOf", "type", "description", "attributes", "predicate", "arguments"),
     ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | KEYS, inner, max_size=3),
+    max_leaves=10,
 )
 
 

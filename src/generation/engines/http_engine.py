@@ -23,6 +23,7 @@ from src.generation.engine import (
     TokenLogprob,
     asked,
     check_capabilities,
+    completed,
     generate_in_thread,
 )
 from src.generation.engines.server_process import ServerProcess
@@ -130,8 +131,7 @@ class HttpEngine(ABC):
             if finish is not None:
                 delta += text.finish()
                 finish = "stop" if text.stopped else finish
-                if finish == "length" and how.grammar is not None and how.grammar.close is not None:
-                    delta += how.grammar.close(text.text)
+                delta += completed(text.text, how, self.name) if finish == "length" else ""
             if delta or finish or piece.logprobs:
                 yield Event(request.id, delta, finish, len(prompt.ids), tokens, asked(piece.logprobs[:taken], how))
             if finish is not None:

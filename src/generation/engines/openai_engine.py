@@ -21,6 +21,7 @@ from src.generation.engine import (
     TokenLogprob,
     asked,
     check_capabilities,
+    completed,
     generate_in_thread,
 )
 from src.generation.text_stream import BROKEN, StopGate
@@ -127,8 +128,7 @@ class OpenAIEngine:
         if finish is None:
             raise EngineDown("the endpoint ended an answer without saying why", self.base_url)
         rest = (delta if gate.stopped else "") + gate.finish()
-        if finish == "length" and request.decoding.grammar is not None and request.decoding.grammar.close is not None:
-            rest += request.decoding.grammar.close(written + rest)
+        rest += completed(written + rest, request.decoding, self.name) if finish == "length" else ""
         yield Event(request.id, rest, finish, prompt_tokens, completion_tokens or pieces)
 
     async def release(self) -> None:

@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1  # raise it when the same dumps give other records
 SPLITS = ("train", "validation", "test")
+COUNTED = (  # the steps whose counts the report has
+    *("wikidata", "pages", "read", "choose", "wikitext", "mentions", "passages", "relate", "topic"),
+    *("completion", "entailment", "records"),
+)
 REPORT, SCHEMA = "report.json", "schema.json"
 
 
@@ -197,24 +201,12 @@ class Finish(DumpStep):
     def _report(
         self, counts: dict[str, Counter[str]], topics: Counter[str], relations: Counter[str], repeated: int
     ) -> dict[str, Any]:
-        names = (
-            "pages",
-            "read",
-            "choose",
-            "wikitext",
-            "mentions",
-            "passages",
-            "relate",
-            "topic",
-            "completion",
-            "entailment",
-        )
         return {
             "splits": {split: dict(found) for split, found in counts.items()},
             "topics": dict(topics.most_common()),
             "relations": dict(relations.most_common()),
             "repeated_texts": repeated,
-            "steps": {name: found for name in (*names, "records") if (found := self.work.read_counts(name))},
+            "steps": {name: found for name in COUNTED if (found := self.work.read_counts(name))},
             "index": KnowledgeIndex(self.work.index, self.work.language).counts(),
             "request": self.work.request,
         }
