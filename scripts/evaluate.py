@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Score a model on instructions or on annotated texts: ``python scripts/evaluate.py --help``."""
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,16 +26,17 @@ OPTIONS = ("split_num", "max_roles", "max_chunk_tokens", "max_new_tokens", "two_
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
-    given = [name for name in ("records", "samples") if cfg[name] is not None]
+    ways = {"records": score_records, "samples": score_samples, "answers": score_answers}
+    given = [name for name in ways if cfg[name] is not None]
     if len(given) != 1:
-        found = "both" if given else "neither"
         raise UserError(
-            f"give records=FILE with instructions and answers, or samples=FILE with annotated texts: found {found}"
+            "give records=FILE with instructions and answers, samples=FILE with annotated texts, or answers=FILE with "
+            f"a model's answers: found {' and '.join(given) or 'none of them'}"
         )
-    if cfg.records is not None:
-        score_records(cfg)
-    else:
-        score_samples(cfg)
+    for name, known in (("mode", ("set", "multiset")), ("match", ("by_type", "under_trigger"))):
+        if cfg[name] not in known:
+            raise UserError(f"{name}={cfg[name]} is not known: choose one of {', '.join(known)}")
+    ways[given[0]](cfg)
 
 
 def score_records(cfg: DictConfig) -> None:
@@ -99,15 +101,41 @@ def score_samples(cfg: DictConfig) -> None:
         print(f"metrics.json and predictions.jsonl written to {cfg.output}")
 
 
+def score_answers(cfg: DictConfig) -> None:
+    """Score answers that are there already: read with tolerance, strictly, and by IEPile's rules."""
+    from src.extraction.answer_files import read_answers, side_by_side
+    from src.extraction.formats import load_format
+
+    found = side_by_side(read_answers(cfg.answers, cfg.limit), load_format(cfg.format or "oneke"), cfg.mode, cfg.match)
+    table = Table(
+        "task", "what", "tolerant F1", "strict F1", "IEPile's F1", title=f"answers of {Path(cfg.answers).name}"
+    )
+    names = {"entity": "entity", "triple": "relation", "trigger": "event", "argument": "argument"}
+    for task, views in found["tolerant"]["tasks"].items():
+        theirs = found["iepile"].get(task, {})
+        for view, score in views.items():
+            strict = found["strict"]["tasks"][task][view]["micro"]["f1"]
+            peer = theirs.get(names.get(view, ""), {}).get("f1")
+            shown = "–" if peer is None else f"{peer:.2f}"
+            table.add_row(task, view, f"{score['micro']['f1']:.2f}", f"{strict:.2f}", shown)
+    Console().print(table)
+    for way in ("tolerant", "strict"):
+        counts = found[way]["answers"] | (found[way]["notes"] if way == "tolerant" else {})
+        print(f"{way}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    if cfg.output:
+        target = Path(cfg.output)
+        target.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+        (target / "metrics.json").write_text(text, encoding="utf-8")
+        print(f"metrics.json written to {cfg.output}")
+
+
 def given_gold(cfg: DictConfig) -> "GoldSet":
     from src.extraction.evaluation import read_gold
     from src.extraction.schema import Task
 
     if cfg.schema.source is None or cfg.task is None:
         raise UserError("samples= needs schema=… and task=…: give both")
-    for name, known in (("mode", ("set", "multiset")), ("match", ("by_type", "under_trigger"))):
-        if cfg[name] not in known:
-            raise UserError(f"{name}={cfg[name]} is not known: choose one of {', '.join(known)}")
     source: Any = cfg.schema.source
     schema = OmegaConf.to_container(source, resolve=True) if OmegaConf.is_config(source) else source
     return read_gold(

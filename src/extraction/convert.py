@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from src.errors import UserError
-from src.extraction.batching import MAX_ROLES, batches, question_of, split_num_of
+from src.extraction.batching import MAX_ROLES, batches, question_of, questions, split_num_of
 from src.extraction.formats import PromptFormat, load_format
 from src.extraction.items import Items, Sample
 from src.extraction.negatives import Hard, Negatives, build_hard, chosen_elements, is_positive, shuffled
@@ -150,8 +150,6 @@ def training_records(sample: Sample, conversion: Conversion, counts: Counts | No
 
 def test_records(sample: Sample, conversion: Conversion) -> list[dict[str, Any]]:
     """The test records of a sample: the whole schema in its own order; gold as ``label``, where there is any."""
-    from src.extraction.batching import questions
-
     triggers = _triggers(sample.items) if conversion.task is Task.EEA else None
     schema = conversion.schema_of(sample.category)
     asked = questions(

@@ -23,6 +23,7 @@ from src.extraction.items import Items
 from src.extraction.schema import Task
 from src.extraction.scoring import Answer
 
+IEPILE_TASKS = frozenset({Task.NER, Task.RE, Task.EE, Task.EEA})
 NAN = "NAN"  # the only word for "nothing" that it knows, and only in arguments
 Units = Counter[Hashable]
 
@@ -68,7 +69,7 @@ def iepile_score(answers: Iterable[Answer]) -> IEPileReport:
     for answer in answers:
         tasks.add(answer.question.task)
         grouped.setdefault((answer.gold.source, answer.gold.id), []).append(answer)
-    if len(tasks) != 1 or not tasks <= _READERS.keys():
+    if len(tasks) != 1 or not tasks <= IEPILE_TASKS:
         given = ", ".join(sorted(tasks)) or "none"
         raise UserError(f"IEPile's evaluator scores one of the tasks ner, re, ee, eea at a time, not {given}: leave it")
     task = tasks.pop()

@@ -21,7 +21,7 @@ from src.extraction.formats import Status
 from src.extraction.lenient_json import MAX_DEPTH, read_object
 
 MAX_CHARS = 1_000_000
-MAX_REPAIRED_CHARS = 8_000  # json-repair takes time that grows faster than the text
+MAX_REPAIRED_CHARS, MAX_REPAIRED_BRACKETS = 4_000, 64  # json-repair's time grows faster than the text
 MAX_TRIES = 8  # places where an object may begin
 
 # a bracket after which an object can go on: not one of a prose text or a formula
@@ -97,6 +97,8 @@ def _repaired(text: str) -> dict[str, Any] | None:
     repair = _repairer()
     # of a text that stops early json-repair would take halves of values for whole ones
     if repair is None or len(text) > MAX_REPAIRED_CHARS or not text.rstrip("` \n").endswith("}"):
+        return None
+    if text.count("{") + text.count("[") > MAX_REPAIRED_BRACKETS:
         return None
     try:
         found = repair(text)

@@ -25,7 +25,14 @@ from src.serving.shapes import Answer, usage
 PIECE = 4000  # characters whose tokens are counted at a time
 ANSWER_TOKENS = 512  # of an answer of the model, where the body says no number
 MAX_TYPES = 256  # of a schema; each few of them are a prompt of their own
-BLAMED = ("constraint", "format", "split_num", "max_tokens", "schema")  # keys that errors of extraction name
+BLAMED = (
+    "constraint",
+    "format",
+    "max_tokens",
+    "max_chunk_tokens",
+    "split_num",
+    "schema",
+)  # keys that errors of extraction name
 
 
 @dataclass(frozen=True)
@@ -191,6 +198,7 @@ def _extractor(body: ExtractRequest, served: ServedModel, settings: Settings) ->
         own if format == "auto" else format,
         body.constraint or "auto",
         chat=served.talks,
+        max_chunk_tokens=body.max_chunk_tokens,
         split_num=body.split_num,
         language=body.language,
         max_new_tokens=limit,

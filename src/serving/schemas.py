@@ -173,6 +173,7 @@ class ExtractRequest(Body):
     scores: bool | None = Field(None, description="give each item the model's probability of it")
     mentions: Literal["first", "all"] | None = Field(None, description="all: an item for each place of an entity")
     split_num: Annotated[int, Field(ge=-1, le=1000)] | None = Field(None, description="types in one prompt; -1: all")
+    max_chunk_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="of the text in one prompt")
     max_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="of each of the model's answers")
     stream: bool | None = Field(None, description="tell how far it is; the last event has the result")
 

@@ -17,7 +17,7 @@ from src.extraction.readers import read_samples
 from src.extraction.schema import EntityType, EventType, RelationType, Role, Schema, Task
 from src.extraction.schema_readers import read_schema
 from src.extraction.scoring import Answer, grade, score
-from tests.extraction.ie_data import IE_DATA, ie_data
+from tests.extraction.ie_data import ie_data
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = Sample("1", "Li Wei founded Blue Harbor in Oslo.", Items((Entity("Li Wei", "person"),)), "mine")
@@ -162,12 +162,3 @@ def test_a_share_of_the_empty_records_is_kept() -> None:
 def test_impossible_settings_are_said(setting: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Conversion(**({"task": Task.NER, "schema": SCHEMA} | setting))  # type: ignore[arg-type]
-
-
-def test_the_sets_are_all_there_is() -> None:
-    """A set that is added to the shared data is added above."""
-    if not IE_DATA.exists():
-        pytest.skip("the extraction sets are not here")
-    tested = {file.split("/")[0] for file, _, _ in SETS}
-    no_sets = {"easyinstruct", "instructie_format", "knowlm_tool_format", "wiki", "wikidata"}
-    assert {path.name for path in IE_DATA.iterdir() if path.is_dir()} - no_sets <= tested

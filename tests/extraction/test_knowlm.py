@@ -27,16 +27,16 @@ def test_the_prompt_of_knowlm_is_its_template_filled():
     question = Question(Task.NER, (EntityType("人物"), EntityType("地理位置")), "zh")
     assert KnowLM("knowlm").message(question, "文") == Message(
         "user",
-        "你是专门进行实体抽取的专家。已知候选的实体类型列表：['人物', '地理位置']，请你根据实体类型列表，从以下输入中抽取"
-        "出可能存在的实体，如果不存在某实体就输出NAN。请按照(实体,实体类型)\n的格式回答。",
+        "你是专门进行实体抽取的专家。已知候选的实体类型列表：['人物', '地理位置']，请你根据实体类型列表，从以下输入中"
+        "抽取出可能存在的实体，如果不存在某实体就输出NAN。请按照(实体,实体类型)\n的格式回答。",
         "文",
     )
 
 
 def test_the_prompt_of_zhixi_is_its_template_filled():
     assert KnowLM("zhixi").message(replace(RELATIONS, language="zh"), "t").content == (
-        "已知候选的关系列表：['founder', 'born in']，请你根据关系列表，从以下输入中抽取出可能存在的头实体与尾实体，并给出"
-        '对应的关系三元组。请按照"(头实体,关系,尾实体)"的格式回答。'
+        "已知候选的关系列表：['founder', 'born in']，请你根据关系列表，从以下输入中抽取出可能存在的头实体与尾实体，"
+        '并给出对应的关系三元组。请按照"(头实体,关系,尾实体)"的格式回答。'
     )
 
 
