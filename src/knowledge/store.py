@@ -241,14 +241,16 @@ class KnowledgeStore:
         self, heads: list[int] | None, relation: str | None, tails: list[int] | None, mentions: bool = True
     ) -> Iterator[Fact]:
         """Facts by ids of entities (`KnownEntity.id`); None is any."""
-        conditions = ["true"]
+        conditions, values = ["true"], list[Any]()
         for column, entities in (("f.head", heads), ("f.tail", tails)):
             if entities is not None:
-                ids = ", ".join(str(int(entity)) for entity in entities)
-                conditions.append(f"{column} IN (SELECT id FROM name WHERE entity IN ({ids}))")
+                marks = ", ".join("?" * len(entities))
+                conditions.append(f"{column} IN (SELECT id FROM name WHERE entity IN ({marks}))")
+                values += entities
         if relation is not None:
             conditions.append("f.relation = (SELECT id FROM relation WHERE text = ?)")
-        return self.facts(" AND ".join(conditions), () if relation is None else (relation,), mentions)
+            values.append(relation)
+        return self.facts(" AND ".join(conditions), tuple(values), mentions)
 
     def mentioned(self, condition: str = "true", values: tuple[Any, ...] = ()) -> Iterator[Fact]:
         """Each mention as a fact of its own; the condition may also speak of mention m."""

@@ -88,21 +88,18 @@ class ExtractShape:
 
     def __init__(self, wanted: Extracting, count: Callable[[Counter[str]], None]):
         self.wanted, self.count = wanted, count
-        self._ended: set[int] = set()
-        self._tokens: dict[int, int] = {}
+        self._streamed = [Answer() for _ in wanted.asked.requests]
         self._head = {"id": wanted.asked.id, "created": int(time.time()), "model": wanted.asked.served.id}
 
     def first(self) -> Iterator[dict[str, Any]]:
         yield self._progress()
 
     def part(self, number: int, piece: Answer) -> dict[str, Any]:
-        self._tokens[number] = piece.completion_tokens or self._tokens.get(number, 0)
-        if piece.finish_reason is not None:
-            self._ended.add(number)
+        self._streamed[number].extend(piece)
         return self._progress()
 
     def last(self, answers: Sequence[Answer]) -> Iterator[dict[str, Any]]:
-        yield self.whole(answers)
+        yield self.whole(self._streamed)  # the answers of a stream have no text
 
     def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         found = list(self._found(answers))
@@ -120,12 +117,12 @@ class ExtractShape:
         }
 
     def _progress(self) -> dict[str, Any]:
-        so_far = {"answers": len(self._ended), "of": len(self.wanted.asked.requests)}
         return {
             **self._head,
             "object": "extraction.progress",
-            **so_far,
-            "completion_tokens": sum(self._tokens.values()),
+            "answers": sum(answer.finish_reason is not None for answer in self._streamed),
+            "of": len(self._streamed),
+            "completion_tokens": sum(answer.completion_tokens for answer in self._streamed),
         }
 
     def _found(self, answers: Sequence[Answer]) -> Iterator[Extraction]:
