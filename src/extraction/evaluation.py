@@ -1,7 +1,6 @@
 """Score an extractor on annotated texts: what it finds by itself beside what is annotated."""
 
 import json
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +21,6 @@ from src.generation.tasks import Answer, answers
 
 if TYPE_CHECKING:
     from src.extraction.extractor import Extractor
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

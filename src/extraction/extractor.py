@@ -170,7 +170,7 @@ class Extractor:
             format: None: the model's (knowlm and zhixi for KnowLM's checkpoints), else oneke.
             template, dtype, device, quantization, max_parallel, context_length: see `src.generation.setup.load_engine`.
         """
-        check_options(set(options) - {"max_chunk_tokens"})
+        check_options(options)
         from src.generation.setup import load_engine  # torch comes in here
         from src.models.zoo import find_model
 
@@ -224,7 +224,8 @@ class Extractor:
         document = text if isinstance(text, Document) else Document("text", text)
         if not document.text.strip():
             raise UserError("the text is empty: give one to extract from")
-        return next(self.extract_many([document], schema, task))
+        (found,) = self.extract_many([document], schema, task)
+        return found
 
     def extract_many(self, documents: Iterable[str | Document], schema: Any, task: str | Task) -> Iterator[Extraction]:
         """What each document holds, in their order; documents are taken as the engine has room for them.

@@ -139,7 +139,7 @@ def _check_settings(file: Path, settings: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise UserError(f"{beside} is not JSON ({error}): give another output=") from error
     now = json.loads(json.dumps(dict(settings)))
-    if changed := sorted(key for key in {*before, *now} if before.get(key) != now.get(key)):
+    if changed := [key for key in before | now if before.get(key) != now.get(key)]:
         key = changed[0]
         shown = [json.dumps(each.get(key), ensure_ascii=False)[:60] for each in (before, now)]
         raise UserError(

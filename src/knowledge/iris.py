@@ -46,6 +46,7 @@ VALUE = re.compile(
 # Only what every RDF reader writes back as it was: 007 or 1.50 would come back as 7 or 1.5.
 INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 DECIMAL = re.compile(r"-?(0|[1-9]\d{0,17})\.\d{0,17}[1-9]")
+NUMBER = re.compile("[0-9a-f]{16}")
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -106,10 +107,9 @@ def statement_iri(number: int) -> str:
 
 def statement_number_in(iri: str) -> int | None:
     """The other way; None where it is none of ours."""
-    try:
-        number = int(iri.removeprefix(STATEMENT), 16)
-    except ValueError:
+    if not NUMBER.fullmatch(digits := iri.removeprefix(STATEMENT)):
         return None
+    number = int(digits, 16)
     return number - (1 << 64) if number >> 63 else number
 
 

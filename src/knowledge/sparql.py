@@ -254,4 +254,4 @@ def _numbered(subject: Any) -> tuple[str, Values]:
     if subject is None:
         return "true", ()
     number = statement_number_in(subject)
-    return "m.number = ?", (number if number is not None else -1,)
+    return ("false", ()) if number is None else ("m.number = ?", (number,))

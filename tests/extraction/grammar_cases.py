@@ -48,7 +48,7 @@ def spans(question: Question, answer: dict[str, Any]) -> Iterator[str]:
 def check(question: Question, answer: str, text: str | None, limits: Limits = LIMITS) -> None:
     """Hold an answer against the question's schema, the order of its names, and the text."""
     data = json.loads(answer)
-    jsonschema.validate(data, answer_schema(question, limits))
+    assert jsonschema.Draft202012Validator(answer_schema(question, limits)).is_valid(data), answer
     assert list(data) == list(dict.fromkeys(question.names))
     assert answer.strip() == json.dumps(data, ensure_ascii=False)
     if text is not None:

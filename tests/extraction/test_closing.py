@@ -30,10 +30,8 @@ def answers(shape: Shape, spans: st.SearchStrategy[str]) -> st.SearchStrategy:
         return st.dictionaries(spans, answers(shape.value, spans), max_size=3)
     assert isinstance(shape, Fields)
     fields = {name: answers(value, spans) for name, value in shape.fields}
-    if shape.optional:
-        chosen = st.fixed_dictionaries({}, optional=fields)
-        return chosen.map(lambda found: {name: found[name] for name in fields if name in found})
-    return st.fixed_dictionaries(fields)
+    chosen = st.fixed_dictionaries({}, optional=fields) if shape.optional else st.fixed_dictionaries(fields)
+    return chosen.map(lambda found: {name: found[name] for name in fields if name in found})  # in their order
 
 
 CUTS = st.tuples(st.integers(0, len(TEXT) - 1), st.integers(1, 6)).map(lambda cut: TEXT[cut[0] : cut[0] + cut[1]])
@@ -42,7 +40,7 @@ FREE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 
 @pytest.mark.parametrize("task", Task)
 @pytest.mark.parametrize("text", [None, TEXT])
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(data=st.data())
 def test_every_beginning_of_every_answer_can_be_completed(task, text, data):
     question = QUESTIONS[task]

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 ROUTES = {
     *("/v1/models", "/v1/models/{model_id}", "/v1/chat/completions", "/v1/completions", "/generate", "/is_ready"),
+    *("/extract", "/extract/schemas"),
     *("/tokenize", "/detokenize", "/health", "/ready", "/version", "/metrics"),
 }
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance"
@@ -59,13 +60,14 @@ KEYS = st.sampled_from(
         *("model", "prompt", "messages", "temperature", "top_p", "top_k", "stop", "n", "stream", "logprobs", "echo"),
         *("response_format", "logit_bias", "seed", "stream_options", "instruction", "input", "parameters", "tokens"),
         *("max_tokens", "num_beams", "tools", "suffix", "best_of"),
+        *("text", "documents", "task", "schema", "constraint", "format", "scores", "split_num"),
     ]
 )
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    st.sampled_from(["/v1/chat/completions", "/v1/completions", "/generate", "/tokenize", "/detokenize"]),
+    st.sampled_from(["/v1/chat/completions", "/v1/completions", "/generate", "/extract", "/tokenize", "/detokenize"]),
     st.dictionaries(KEYS, JSON, max_size=5),
 )
 def test_bodies_of_known_keys_with_odd_values_are_told_what_is_wrong(
