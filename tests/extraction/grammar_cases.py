@@ -41,7 +41,7 @@ def spans(question: Question, answer: dict[str, Any]) -> Iterator[str]:
 
     for value in answer.values():
         if question.task is Task.KG:
-            yield from value
+            yield from (name for name in value if name != NAN)
         yield from (text for text in leaves(value) if text != NAN and text not in given)
 
 
@@ -50,6 +50,7 @@ def check(question: Question, answer: str, text: str | None, limits: Limits = LI
     data = json.loads(answer)
     assert jsonschema.Draft202012Validator(answer_schema(question, limits)).is_valid(data), answer
     assert list(data) == list(dict.fromkeys(question.names))
-    assert answer.strip() == json.dumps(data, ensure_ascii=False)
+    if question.task is not Task.KG:  # in which a record's name may come twice
+        assert answer.strip() == json.dumps(data, ensure_ascii=False)
     if text is not None:
         assert all(span in text for span in spans(question, data)), answer

@@ -204,7 +204,7 @@ def test_beams_have_the_adapter_that_each_request_names(smollm2, adapters):
 
 
 def test_beams_do_not_go_with_what_is_chosen_token_by_token():
-    for setting in ({"logprobs": 1}, {"presence_penalty": 1.0}, {"json_schema": {}}, {"logit_bias": {1: 1.0}}):
+    for setting in ({"logprobs": 1}, {"presence_penalty": 1.0}, {"logit_bias": {1: 1.0}}):
         with pytest.raises(UserError, match="beam search does not go with"):
             Decoding(num_beams=2, **setting)
 

@@ -1,0 +1,184 @@
+"""Answers that follow a grammar, on a model with random weights: forced tokens, completion in time, beams, batches."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from src.errors import UserError
+from src.extraction.grammar import Limits, answer_grammar
+from src.extraction.schema import EntityType, EventType, Question, Role, Task
+from src.generation.engine import Decoding, Event, PromptTooLong, Request
+from src.generation.engines.batch import Batch
+from src.generation.engines.transformers_engine import TransformersEngine
+from src.models.load import load_for_generation
+from tests.extraction.grammar_cases import check
+
+TEXTS = [
+    "Ada Lovelace met Charles Babbage in London.",
+    '国务院总理李克强😀在北京会见了"John"。\nOK',
+    "Apple is in Paris.",
+]
+PEOPLE = Question(Task.NER, (EntityType("person"), EntityType("organization"), EntityType("地点")))
+EVENTS = Question(Task.EE, (EventType("meeting", (Role("who"), Role("where"))), EventType("裁员", (Role("裁员方"),))))
+LIMITS = Limits(4, 16)
+
+
+@pytest.fixture(scope="module")
+def model(llama_tiny):
+    torch.manual_seed(0)
+    model, tokenizer = load_for_generation(llama_tiny)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)  # logits far apart, so that no rounding decides
+    return model, tokenizer
+
+
+class Engine(TransformersEngine):
+    """With a given cost of a step."""
+
+    step_cost: int | None = None
+
+    def _batch(self) -> Batch:
+        batch = super()._batch()
+        return Batch(batch.model, batch.pad_id, batch.names, step_cost=self.step_cost)
+
+
+@pytest.fixture
+def engine(model) -> Iterator[Engine]:
+    engine = Engine(*model, batch_size=3)
+    yield engine
+    engine.close()
+
+
+def ask(question: Question = PEOPLE, **how) -> list[Request]:
+    decoding = {"max_new_tokens": 200, **how}
+    return [
+        Request(text, prompt=f"Text: {text}\nAnswer:", decoding=Decoding(**decoding, grammar=grammar))
+        for text in TEXTS
+        for grammar in [answer_grammar(question, text, LIMITS)]
+    ]
+
+
+def answers(engine: Engine, requests: list[Request]) -> dict[str, tuple[str, Event, list]]:
+    """Text, last event and log probabilities of each."""
+    found: dict[str, tuple[str, Event, list]] = {}
+    for event in engine.generate(requests):
+        text, _, logprobs = found.get(event.request_id, ("", event, []))
+        found[event.request_id] = (text + event.text_delta, event, [*logprobs, *event.logprobs])
+    return found
+
+
+def texts(engine: Engine, requests: list[Request]) -> dict[str, tuple[str, str | None, int]]:
+    found = answers(engine, requests)
+    return {name: (text, last.finish_reason, last.completion_tokens) for name, (text, last, _) in found.items()}
+
+
+@pytest.mark.parametrize("how", [{}, {"repetition_penalty": 1.3}, {"do_sample": True, "temperature": 2.0, "seed": 3}])
+@pytest.mark.parametrize("question", [PEOPLE, EVENTS])
+def test_forced_tokens_read_together_give_what_they_give_one_by_one_alone_and_in_a_batch(engine, question, how):
+    expected = {}
+    engine.step_cost = 0
+    for request in ask(question, **how):
+        expected |= texts(engine, [request])
+    for cost in (0, 12, 10_000):
+        engine.step_cost = cost
+        assert texts(engine, ask(question, **how)) == expected
+        assert texts(engine, ask(question, **how, logprobs=0)) == expected
+    for name, (text, reason, _) in expected.items():
+        check(question, text, name, LIMITS)
+        assert reason == "stop"
+
+
+def test_fewer_steps_are_taken_where_tokens_are_forced(engine):
+    calls = []
+    handle = engine.model.register_forward_hook(lambda *_: calls.append(1))
+    [(_, last, _)] = answers(engine, ask()[:1]).values()
+    handle.remove()
+    assert len(calls) < 0.8 * last.completion_tokens
+
+
+@pytest.mark.parametrize("cost", [0, 10_000])
+def test_log_probabilities_of_forced_tokens_are_the_models_own(engine, cost):
+    engine.step_cost = cost
+    for name, (text, _, logprobs) in answers(engine, ask(logprobs=2)).items():
+        prompt = engine.tokenizer.encode(f"Text: {name}\nAnswer:")
+        ids = [*prompt, *engine.tokenizer.encode(text)]
+        assert b"".join(entry.bytes for entry in logprobs).decode() == text
+        if len(ids) == len(prompt) + len(logprobs):  # else the model has chosen other tokens for the same text
+            true = engine.inspect(ids).logprobs[len(prompt) :]
+            assert [entry.logprob for entry in logprobs] == pytest.approx(true.tolist(), abs=1e-3)
+        assert all(len(entry.top) == 2 for entry in logprobs)
+
+
+@pytest.mark.parametrize("logprobs", [None, 1])
+@pytest.mark.parametrize("question", [PEOPLE, EVENTS])
+def test_an_answer_is_whole_and_never_longer_than_the_limit(engine, question, logprobs):
+    reasons = set()
+    for limit in range(16, 60, 4):
+        requests = ask(question, max_new_tokens=limit, logprobs=logprobs, do_sample=True, temperature=2.0, seed=limit)
+        for name, (text, last, entries) in answers(engine, requests).items():
+            check(question, text, name, LIMITS)
+            assert last.completion_tokens <= limit
+            reasons.add(last.finish_reason)
+            if logprobs is not None:
+                assert b"".join(entry.bytes for entry in entries).decode() == text
+                assert len(entries) == last.completion_tokens - (last.finish_reason == "stop") or limit
+    assert reasons == {"stop", "length"}
+
+
+def test_a_limit_below_the_shortest_answer_is_refused(engine):
+    with pytest.raises(UserError, match=r"max_new_tokens is 5, .* has \d\d tokens"):
+        texts(engine, ask(max_new_tokens=5))
+    engine.limit_context(30)
+    with pytest.raises(PromptTooLong, match="leaves"):
+        texts(engine, [Request("1", prompt="word " * 20, decoding=ask()[0].decoding)])
+
+
+@pytest.mark.parametrize("beams", [2, 4])
+def test_beams_follow_the_grammar_and_end_in_time_alone_and_in_a_batch(engine, beams):
+    for question, limit in ((PEOPLE, 20), (EVENTS, 40), (PEOPLE, 200)):
+        requests = ask(question, max_new_tokens=limit, num_beams=beams)
+        together = texts(engine, requests)
+        assert texts(engine, requests[1:2]).items() <= together.items()
+        for name, (text, reason, tokens) in together.items():
+            check(question, text, name, LIMITS)
+            assert tokens <= limit and reason == ("stop" if limit == 200 else reason)
+
+
+def test_beams_follow_a_json_schema(engine):
+    schema = {"type": "array", "items": {"enum": ["red", "blue"]}, "minItems": 2, "maxItems": 2}
+    decoding = Decoding(max_new_tokens=30, num_beams=3, json_schema=schema)
+    found = texts(engine, [Request("1", prompt="Colours:", decoding=decoding)])
+    assert len(json.loads(found["1"][0])) == 2
+
+
+def test_beams_find_an_answer_at_least_as_likely_as_greedy_does(engine):
+    def likelihood(text: str) -> float:
+        prompt = engine.tokenizer.encode(f"Text: {TEXTS[2]}\nAnswer:")
+        return float(engine.inspect([*prompt, *engine.tokenizer.encode(text)]).logprobs[len(prompt) :].mean())
+
+    [greedy] = texts(engine, ask()[2:]).values()
+    [searched] = texts(engine, ask(num_beams=6)[2:]).values()
+    assert likelihood(searched[0]) >= likelihood(greedy[0]) - 1e-3
+
+
+def test_a_stop_text_ends_an_answer_among_forced_tokens(engine):
+    for cost in (0, 10_000):
+        engine.step_cost = cost
+        for text, reason, _ in texts(engine, ask(stop=["organiz"])).values():
+            assert text.endswith('], "') and reason == "stop"
+
+
+def test_streams_beside_each_other_follow_their_own_grammars(engine):
+    async def one(request: Request) -> str:
+        return "".join([event.text_delta async for event in engine.stream(request)])
+
+    async def all_of_them() -> list[str]:
+        return await asyncio.gather(*map(one, [*ask(), *ask(EVENTS)]))
+
+    found = asyncio.run(all_of_them())
+    expected = [text for question in (PEOPLE, EVENTS) for text, _, _ in texts(engine, ask(question)).values()]
+    assert sorted(found) == sorted(expected)
