@@ -35,16 +35,16 @@ from rich.console import Console
 from rich.table import Table
 from saving import Result, save
 
-from src.extraction.batching import questions
-from src.extraction.formats import Status
-from src.extraction.iepile_scoring import iepile_score
+from src.extraction.formats.batching import questions
+from src.extraction.formats.format import Status
+from src.extraction.formats.oneke import OneKE
 from src.extraction.items import Sample
-from src.extraction.oneke import OneKE
 from src.extraction.readers.iepile import read_questions
 from src.extraction.readers.read import read_samples
+from src.extraction.readers.schemas import read_schema
 from src.extraction.schema import Question, Task
-from src.extraction.schema_readers import read_schema
-from src.extraction.scoring import Answer, grade, score
+from src.extraction.scoring.iepile import iepile_score
+from src.extraction.scoring.scoring import Answer, grade, score
 
 SETS = {  # right answers are made of these: file, schema, tasks
     "crossner/politics_dev.jsonl": ("crossner_politics", (Task.NER,)),

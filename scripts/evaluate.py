@@ -18,7 +18,7 @@ from src.command import command
 from src.errors import UserError
 
 if TYPE_CHECKING:
-    from src.extraction.evaluation import ExtractionEvaluation, GoldSet
+    from src.extraction.scoring.evaluation import ExtractionEvaluation, GoldSet
 
 COLUMNS = ("records", "f1", "precision", "recall", "exact_match", "text_exact_match")
 OPTIONS = ("split_num", "max_roles", "max_chunk_tokens", "max_new_tokens", "two_step", "permutations", "vote", "seed")
@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
 
 def score_records(cfg: DictConfig) -> None:
     """Answer instructions and compare with the answers they come with."""
-    from src.extraction.evaluate import evaluate, read_records
+    from src.extraction.scoring.instructions import evaluate, read_records
     from src.generation.setup import load_engine
 
     records = read_records(cfg.records, cfg.limit)
@@ -74,9 +74,9 @@ def score_records(cfg: DictConfig) -> None:
 def score_samples(cfg: DictConfig) -> None:
     """Extract from annotated texts and compare with their annotation."""
     gold = given_gold(cfg)
-    from src.extraction.evaluation import evaluate_extractor
     from src.extraction.extractor import Extractor  # torch comes in here, after what can be refused at once
     from src.extraction.grammar import Limits
+    from src.extraction.scoring.evaluation import evaluate_extractor
 
     options: dict[str, Any] = {name: cfg[name] for name in OPTIONS}
     extractor = Extractor.from_pretrained(
@@ -103,8 +103,8 @@ def score_samples(cfg: DictConfig) -> None:
 
 def score_answers(cfg: DictConfig) -> None:
     """Score answers that are there already: read with tolerance, strictly, and by IEPile's rules."""
-    from src.extraction.answer_files import read_answers, side_by_side
-    from src.extraction.formats import load_format
+    from src.extraction.formats.format import load_format
+    from src.extraction.scoring.answer_files import read_answers, side_by_side
 
     found = side_by_side(read_answers(cfg.answers, cfg.limit), load_format(cfg.format or "oneke"), cfg.mode, cfg.match)
     table = Table(
@@ -131,8 +131,8 @@ def score_answers(cfg: DictConfig) -> None:
 
 
 def given_gold(cfg: DictConfig) -> "GoldSet":
-    from src.extraction.evaluation import read_gold
     from src.extraction.schema import Task
+    from src.extraction.scoring.evaluation import read_gold
 
     if cfg.schema.source is None or cfg.task is None:
         raise UserError("samples= needs schema=… and task=…: give both")

@@ -22,8 +22,8 @@ from src.errors import UserError
 from src.extraction.documents import Document, Fields, read_documents
 from src.extraction.grammar import Limits
 from src.extraction.output import Output, open_output
+from src.extraction.readers.schemas import read_schema
 from src.extraction.schema import Example, Schema, Task
-from src.extraction.schema_readers import read_schema
 from src.extraction.shown import explanations, items_table, report_line, text_with_spans
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def check(cfg: DictConfig) -> None:
     if cfg.text is not None and not str(cfg.text).strip():
         raise UserError("text= is empty: give one to extract from")
     if cfg.schema.source is None:
-        from src.extraction.schema_readers import schema_names
+        from src.extraction.readers.schemas import schema_names
 
         raise UserError(f"schema= is missing: give a file, a list of types, or one of {', '.join(schema_names())}")
     if cfg.output is not None and (cfg.doctor or cfg.preview):

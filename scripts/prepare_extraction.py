@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from src.command import command
 from src.errors import UserError
-from src.extraction.prepare import Source, prepare
+from src.extraction.training.prepare import Source, prepare
 
 
 @command("prepare_extraction")

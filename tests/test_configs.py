@@ -22,7 +22,7 @@ NOT_OF_TRAINING = {
     "hparams_search",  # tests/end_to_end/test_sweeps.py
     "corpus",
     "cleaning",
-    "schema",  # tests/extraction/test_schema_readers.py
+    "schema",  # tests/extraction/readers/test_schemas.py
     "extraction_data",  # tests/end_to_end/test_prepare_extraction_command.py
     "dedup",
     "executor",

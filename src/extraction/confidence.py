@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from src.extraction.answers import HEAD_KEYS, TAIL_KEYS
+from src.extraction.formats.answers import HEAD_KEYS, TAIL_KEYS
 from src.extraction.items import Argument, Entity, Event, Items, Relation
 from src.generation.engine import TokenLogprob
 

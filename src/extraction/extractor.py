@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from src.errors import UserError
 from src.extraction.chunks import MIN_CHUNK_TOKENS
 from src.extraction.documents import Document
-from src.extraction.formats import PromptFormat, load_format
+from src.extraction.formats.format import PromptFormat, load_format
 from src.extraction.plan import (
     Ask,
     Constraint,
@@ -34,9 +34,9 @@ from src.extraction.plan import (
     read,
     request_of,
 )
+from src.extraction.readers.schemas import read_schema
 from src.extraction.running import Run, answer_all
 from src.extraction.schema import Question, Schema, Task
-from src.extraction.schema_readers import read_schema
 from src.generation.engine import Capability, Decoding, Engine, Request
 from src.generation.tasks import AnswerPool
 
@@ -215,7 +215,7 @@ class Extractor:
         """What one text holds.
 
         Args:
-            schema: whatever `src.extraction.schema_readers.read_schema` takes: a name, a path, a `Schema`, a list.
+            schema: whatever `src.extraction.readers.schemas.read_schema` takes: a name, a path, a `Schema`, a list.
             task: ner, re, spo, ee, eet, eea, kg.
 
         Raises:

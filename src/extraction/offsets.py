@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from src.extraction.formats import Note
+from src.extraction.formats.format import Note
 from src.extraction.items import Argument, Entity, Event, Items, Relation, Span
 
 MAX_PLACES = 2000  # of one text that are compared with those of another

@@ -18,11 +18,11 @@ from enum import StrEnum
 from typing import Any
 
 from src.errors import UserError
-from src.extraction.batching import questions
 from src.extraction.chunks import MIN_CHUNK_TOKENS, Chunk, CountTokens, chunks
 from src.extraction.confidence import score_items
 from src.extraction.documents import Document
-from src.extraction.formats import Note, Parsed, PromptFormat, Status
+from src.extraction.formats.batching import questions
+from src.extraction.formats.format import Note, Parsed, PromptFormat, Status
 from src.extraction.grammar import Limits, answer_grammar, answer_schema
 from src.extraction.items import Items, Sample
 from src.extraction.merge import (
@@ -61,7 +61,7 @@ class Options:
     max_chunk_tokens: of the text in one prompt.
     follows_grammars: whether the engine can be given grammars; else it is given JSON schemas.
     chat: whether prompts go through the model's template.
-    split_num, language, max_roles: see `src.extraction.batching.questions`.
+    split_num, language, max_roles: see `src.extraction.formats.batching.questions`.
     overlap: sentences that two neighbouring chunks share.
     permutations: how often each chunk is asked about, each time with the schema in another order; answers vote.
     seed: of the permutations.

@@ -10,8 +10,8 @@ from src.errors import UserError
 from src.extraction.documents import Document
 from src.extraction.extractor import FORMATS, Extractor
 from src.extraction.plan import Extraction, Options, Plan, finish, plan, questions_of
+from src.extraction.readers.schemas import read_schema, schema_names
 from src.extraction.schema import Schema, Task
-from src.extraction.schema_readers import read_schema, schema_names
 from src.generation import tasks
 from src.generation.engine import Capability, PromptTooLong, Unsupported
 from src.serving.asking import Asked, check_keys, new_id
@@ -81,7 +81,7 @@ class ExtractShape:
     A stream says how many answers are there, and ends with the same body.
 
     Args:
-        count: is given the number of answers by `src.extraction.formats.Status`.
+        count: is given the number of answers by `src.extraction.formats.format.Status`.
     """
 
     is_slow = True

@@ -10,7 +10,7 @@ import pytest
 from src.extraction.schema import Task
 from tests.end_to_end.tiny_runs import ENVIRONMENT
 from tests.extraction.answers_of_tasks import CASES
-from tests.extraction.test_answer_files import write
+from tests.extraction.scoring.test_answer_files import write
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow

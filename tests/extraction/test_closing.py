@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.extraction.answers import items_of_answer
 from src.extraction.closing import Closing
+from src.extraction.formats.answers import items_of_answer
 from src.extraction.grammar import Limits
 from src.extraction.schema import EventType, Question, Role, Task
 from src.extraction.shape import NAN, Fields, Listing, OneOf, Records, Shape, Text, answer_shape

@@ -19,7 +19,7 @@ from src.extraction.extractor import (
     format_of,
     warn_of_float16,
 )
-from src.extraction.formats import Status, load_format
+from src.extraction.formats.format import Status, load_format
 from src.extraction.items import Argument, Entity, Event, Span
 from src.extraction.prompts_only import PromptsOnly
 from src.extraction.schema import EventType, Role, Schema

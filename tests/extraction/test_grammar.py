@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from src.errors import UserError
-from src.extraction.answers import answer_object
+from src.extraction.formats.answers import answer_object
 from src.extraction.grammar import Limits, answer_grammar, answer_schema
 from src.extraction.items import items_from_record
 from src.extraction.schema import EntityType, Question, Task

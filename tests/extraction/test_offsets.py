@@ -5,7 +5,7 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.extraction.formats import Note
+from src.extraction.formats.format import Note
 from src.extraction.items import Argument, Entity, Event, Items, Relation, Span
 from src.extraction.offsets import fold, place
 

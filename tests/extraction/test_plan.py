@@ -10,7 +10,7 @@ import pytest
 
 from src.errors import UserError
 from src.extraction.documents import Document
-from src.extraction.formats import Note, Status, load_format
+from src.extraction.formats.format import Note, Status, load_format
 from src.extraction.items import Argument, Entity, Event, Span
 from src.extraction.plan import Constraint, Options, Plan, finish, follow_up, permuted, plan
 from src.extraction.schema import EntityType, EventType, RelationType, Role, Schema, Task

@@ -93,7 +93,9 @@ def test_oneke_is_asked_in_the_frame_it_was_trained_with(llama):
 def test_loss_is_on_answers_and_their_end_tokens_only(smol, name):
     encoded = load_template(name, smol).encode(TALK, smol)
     answers = ["青州。<|im_end|>", "In Shandong 🙂<|im_end|>"]
-    space = " " if name in ("llama2", "llama2_zh") else ""  # there the space before an answer is part of its first token
+    space = (
+        " " if name in ("llama2", "llama2_zh") else ""
+    )  # there the space before an answer is part of its first token
     assert trained_text(encoded, smol) == "".join(space + answer for answer in answers)
 
 

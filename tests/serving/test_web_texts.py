@@ -6,7 +6,7 @@ import string
 import pytest
 
 from src.command import ROOT
-from src.extraction.formats import Status
+from src.extraction.formats.format import Status
 from src.extraction.schema import Task
 from src.serving.web.presets import load_presets
 from src.serving.web.settings import CONTROLS

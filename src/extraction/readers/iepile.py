@@ -1,7 +1,7 @@
 """IEPile's converted records back into questions and items: ``{task, source, instruction, output}`` and test records.
 
-``instruction`` is the JSON object that `src.extraction.oneke` writes, in any of the wordings in circulation. Several
-records of one text, one for each portion of the schema, follow each other; `read_samples` puts them together.
+``instruction`` is the JSON object that `src.extraction.formats.oneke` writes, in any of the wordings in circulation.
+Several records of one text, one for each portion of the schema, follow each other; `read_samples` puts them together.
 """
 
 import json
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.extraction.answers import items_of_answer
-from src.extraction.formats import Note
+from src.extraction.formats.answers import items_of_answer
+from src.extraction.formats.format import Note
+from src.extraction.formats.oneke import task_of_instruction
 from src.extraction.items import Items, Sample, items_from_record
-from src.extraction.oneke import task_of_instruction
 from src.extraction.readers.rejects import RejectedError, Rejects
 from src.extraction.readers.rows import read_rows
 from src.extraction.schema import (

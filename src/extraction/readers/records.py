@@ -98,7 +98,7 @@ def read_spert(record: Record) -> Sample:
 
 def read_knowlm_ie(record: Record) -> Sample:
     """KnowLM-IE and CCKS-2023: text in ``input``, items in ``entity``, ``relation`` or ``kg``, or in the output."""
-    from src.extraction.scores import parse_triples
+    from src.extraction.scoring.text_triples import parse_triples
 
     text = text_of(record, "input")
     category = str(record.get("cate") or "")

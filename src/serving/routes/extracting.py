@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from src.extraction.schema_readers import as_data, read_schema, schema_names
+from src.extraction.readers.schemas import as_data, read_schema, schema_names
 from src.serving.extracting import ExtractShape, extraction
 from src.serving.gateway import Gateway
 from src.serving.replies import Reply

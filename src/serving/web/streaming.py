@@ -63,12 +63,17 @@ class Running:
         finally:
             self.total_s, self.ended = time.perf_counter() - self._start, True
 
+    @property
+    def begun(self) -> bool:
+        """Whether the model has written something, seen here or not."""
+        return bool(self.text or self.completion_tokens)
+
     def note(self, texts: Texts) -> str:
         """One line on how it goes or went: tokens, speed and why it ended, or the error."""
         if self.error is not None:
             return error_line(self.error, texts)
         if not self.ended:
-            return texts("note_writing" if self.text else "note_waiting")
+            return texts("note_writing" if self.begun else "note_waiting")
         parts = []
         if self.completion_tokens and self.total_s:
             rate = self.completion_tokens / self.total_s
@@ -109,11 +114,11 @@ async def watch(answers: Sequence[Running], stop: asyncio.Event) -> AsyncIterato
     """
     tasks = [asyncio.create_task(answer.receive()) for answer in answers]
     stopping = asyncio.create_task(stop.wait())
-    shown = [(answer.text, answer.ended) for answer in answers]
+    shown = [(answer.text, answer.begun, answer.ended) for answer in answers]
     try:
         while not stopping.done() and not all(task.done() for task in tasks):
             await asyncio.wait([stopping, *tasks], timeout=UPDATE_S, return_when=asyncio.FIRST_COMPLETED)
-            if (now := [(answer.text, answer.ended) for answer in answers]) != shown:
+            if (now := [(answer.text, answer.begun, answer.ended) for answer in answers]) != shown:
                 shown = now
                 yield
                 await asyncio.sleep(UPDATE_S / 2)

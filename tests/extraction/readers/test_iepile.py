@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from src.extraction.convert import Conversion, training_questions, training_records
+from src.extraction.formats.oneke import OneKE
 from src.extraction.items import Items
-from src.extraction.oneke import OneKE
 from src.extraction.readers import Rejects, read_samples
 from src.extraction.readers.iepile import read_converted, read_questions
 from src.extraction.readers.rejects import RejectedError
+from src.extraction.readers.schemas import read_schema
 from src.extraction.schema import EntityType, EventType, RelationType, Role, Task
-from src.extraction.schema_readers import read_schema
+from src.extraction.training.convert import Conversion, training_questions, training_records
 from tests.extraction.ie_data import ie_data
 
 TASKS = ["NER", "RE", "SPO", "EE", "EET", "EEA", "KG"]

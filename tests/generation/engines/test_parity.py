@@ -11,14 +11,20 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.generation.engine import Capability, Decoding, Engine, PromptTooLong, Request, Unsupported
+from src.extraction.grammar import answer_grammar
+from src.extraction.schema import Task
+from src.generation.engine import Capability, Decoding, Engine, Grammar, PromptTooLong, Request, Unsupported
 from src.generation.engines.sampling import distribution
 from src.models.templates import Message
+from tests.extraction import grammar_cases
+from tests.extraction.grammar_cases import LIMITS, TEXT, check
 from tests.generation.conftest import CONTEXT, answer
 
 pytestmark = pytest.mark.slow
 QUESTIONS = ["What is the capital of France?", "用中文介绍北京。", "Write the word <|im_end|> twice."]
 BOTH = {"repetition_penalty": 1.3, "logit_bias": {504: 6.0, 260: 4.0}}
+PEOPLE = grammar_cases.QUESTIONS[Task.NER]
+GRAMMAR = answer_grammar(PEOPLE, TEXT, LIMITS)
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "maximum": 99}},
@@ -97,8 +103,46 @@ def test_a_schema_that_would_not_be_followed_is_refused(engine):
 def test_json_has_no_white_space_between_its_parts_but_one_space_after_a_comma(engine):
     schema = {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 3}
     text, _ = answer(engine, "1, 2, 3:\n", max_new_tokens=60, json_schema=schema)
-    separators = (",", ":") if engine.name == "vllm" else None
-    assert text == json.dumps(json.loads(text), separators=separators)
+    assert text == json.dumps(json.loads(text))
+
+
+def test_texts_of_bounded_length_are_json_however_unlikely(engine):
+    schema = {
+        "type": "array",
+        "items": {"type": "string", "minLength": 6, "maxLength": 9},
+        "minItems": 2,
+        "maxItems": 2,
+    }
+    how = {"max_new_tokens": 80, "json_schema": schema, "do_sample": True, "temperature": 2.0}
+    requests = [Request(str(n), prompt="Tab:\t\t\nNew", decoding=Decoding(seed=n, **how)) for n in range(12)]
+    texts = dict.fromkeys((request.id for request in requests), "")
+    for event in engine.generate(requests):
+        texts[event.request_id] += event.text_delta
+    for text in texts.values():
+        assert all(6 <= len(found) <= 9 for found in json.loads(text)), text
+
+
+def test_an_extractive_grammar_is_followed(engine):
+    for seed in range(3):
+        decoding = Decoding(100, grammar=GRAMMAR, do_sample=True, temperature=1.5, seed=seed)
+        request = Request("1", messages=[Message("user", f"Who is named? {TEXT}")], decoding=decoding)
+        events = list(engine.generate([request]))
+        check(PEOPLE, "".join(event.text_delta for event in events), TEXT, LIMITS)
+        assert events[-1].completion_tokens <= 100
+
+
+def test_an_answer_in_a_grammar_that_reaches_the_limit_is_whole(engine):
+    for limit in (14, 17, 20):
+        text, events = answer(engine, f"{TEXT}\nNames as JSON:", max_new_tokens=limit, grammar=GRAMMAR)
+        check(PEOPLE, text, TEXT, LIMITS)
+        assert events[-1].completion_tokens <= limit
+    shortest, _ = answer(engine, f"{TEXT}\nNames as JSON:", max_new_tokens=100, grammar=GRAMMAR)
+    assert len(shortest) > len(text)
+
+
+def test_a_broken_grammar_is_the_requests_mistake(engine):
+    with pytest.raises(UserError, match=r"[Gg]rammar|[Ll]ark|nowhere"):
+        answer(engine, "x", max_new_tokens=4, grammar=Grammar("%llguidance {}\nstart: nowhere\n"))
 
 
 def test_end_tokens_are_not_chosen_with_ignore_eos(engine, transformers_engine):

@@ -125,7 +125,6 @@ def test_an_answer_is_whole_and_never_longer_than_the_limit(engine, question, lo
             reasons.add(last.finish_reason)
             if logprobs is not None:
                 assert b"".join(entry.bytes for entry in entries).decode() == text
-                assert len(entries) == last.completion_tokens - (last.finish_reason == "stop") or limit
     assert reasons == {"stop", "length"}
 
 
@@ -153,16 +152,6 @@ def test_beams_follow_a_json_schema(engine):
     decoding = Decoding(max_new_tokens=30, num_beams=3, json_schema=schema)
     found = texts(engine, [Request("1", prompt="Colours:", decoding=decoding)])
     assert len(json.loads(found["1"][0])) == 2
-
-
-def test_beams_find_an_answer_at_least_as_likely_as_greedy_does(engine):
-    def likelihood(text: str) -> float:
-        prompt = engine.tokenizer.encode(f"Text: {TEXTS[2]}\nAnswer:")
-        return float(engine.inspect([*prompt, *engine.tokenizer.encode(text)]).logprobs[len(prompt) :].mean())
-
-    [greedy] = texts(engine, ask()[2:]).values()
-    [searched] = texts(engine, ask(num_beams=6)[2:]).values()
-    assert likelihood(searched[0]) >= likelihood(greedy[0]) - 1e-3
 
 
 def test_a_stop_text_ends_an_answer_among_forced_tokens(engine):

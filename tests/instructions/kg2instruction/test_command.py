@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.command import ROOT
-from src.extraction.prepare import Source, prepare
+from src.extraction.training.prepare import Source, prepare
 from tests.instructions.kg2instruction.conftest import FIXTURE, WIKIDATA
 
 pytestmark = pytest.mark.slow

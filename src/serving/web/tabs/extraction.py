@@ -51,6 +51,7 @@ class ExtractionTab:
                 self.constraint = gr.Dropdown(
                     kinds, value="auto", label=texts("constraint"), elem_id="constraint", min_width=160
                 )
+            gr.Markdown(texts("extraction_settings"), elem_classes="note")
             self.scores = gr.Checkbox(False, label=texts("scores"), elem_id="scores")
             with gr.Accordion(texts("schema_edit"), open=False, elem_id="schema-editor"):
                 self.content = gr.Textbox(

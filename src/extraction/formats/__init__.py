@@ -1,0 +1,1 @@
+"""How questions are put to a model and how its answers are read."""

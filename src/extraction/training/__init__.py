@@ -1,0 +1,1 @@
+"""From annotated texts to training records, and scores while training."""
