@@ -4,6 +4,7 @@ The server has the 135M model on llama.cpp, an adapter of it, a random model on 
 a key. Answers are short, because only the page is tested.
 """
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -406,3 +407,41 @@ def test_pictures_from_elsewhere_in_a_conversation_are_not_loaded(visitor: Visit
 def elsewhere_port(visitor: Visitor) -> str:
     """The port that the message names; Chromium notes the request before the policy forbids it."""
     return visitor.page.locator("#chat").inner_html().partition("127.0.0.1:")[2].partition("/")[0]
+
+
+def test_an_extraction_marks_its_items_and_can_be_saved(visitor: Visitor, tmp_path: Path) -> None:
+    text = "Marie Curie was born in Warsaw & Paris <b>."
+    page = visitor.page
+    visitor.choose("#model", "tiny")  # its answers mean nothing, and follow the schema
+    visitor.parameters(max_tokens=48)
+    page.get_by_role("tab", name="Extraction").click()
+    page.fill("#extraction-text textarea", text)
+    visitor.choose("#task", "Relations")
+    visitor.choose("#task", "Entities")
+    page.click("#extraction-run")
+    visitor.until(lambda: page.locator("#extraction-output .extraction").count(), "nothing was shown")
+    visitor.finished("#extraction-stop")
+    said = "[...document.querySelectorAll('.spans sup')].map((one) => one.remove()); document.querySelector('.spans').innerText"
+    assert page.locator(".spans mark").count() and page.locator(".items tbody tr").count()
+    assert page.evaluate(said) == text
+    with page.expect_download() as download:
+        page.click("#extraction-output a.download")
+    download.value.save_as(tmp_path / "saved.json")
+    saved = json.loads((tmp_path / "saved.json").read_text(encoding="utf-8"))
+    assert saved["text"] == text and saved["model"] == "tiny" and saved["documents"][0]["entity"]
+
+
+def test_a_schema_is_chosen_edited_and_mistakes_in_it_are_told(visitor: Visitor) -> None:
+    page = visitor.page
+    page.get_by_role("tab", name="Extraction").click()
+    page.fill("#extraction-text textarea", "Marie Curie was born in Warsaw.")
+    page.click("#schema-editor > button")
+    visitor.choose("#schema", "people (en)")
+    visitor.until(lambda: "name: people" in page.input_value("#schema-content textarea"), "the schema did not change")
+    page.fill("#schema-content textarea", "entities: [person")
+    page.click("#extraction-run")
+    visitor.until(lambda: "The schema is no YAML" in visitor.text("#extraction-note"), "nothing was said")
+    page.fill("#schema-content textarea", "entities: [person]")
+    visitor.choose("#task", "Events")
+    page.click("#extraction-run")
+    visitor.until(lambda: "has no events" in visitor.text("#extraction-note"), "nothing was said")

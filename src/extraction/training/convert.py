@@ -29,7 +29,8 @@ class Conversion:
     Args:
         by_topic: schemas for samples of a category (InstructIE), used instead of ``schema`` where there is one.
         negatives: all, random or hard; ``ratio`` and ``hard`` as in
-            `src.extraction.training.negatives.chosen_elements`. Hard negatives without a dictionary are the labels with similar names.
+            `src.extraction.training.negatives.chosen_elements`. Hard negatives without a dictionary are the labels with
+            similar names.
         shuffle: ask in random order, so that a model is not bound to one; else in the schema's.
         empty_share: share of the records without any answer that is kept, chosen by chance.
     """

@@ -6,16 +6,18 @@ lies in a mark for each span over it, the longest outside.
 
 import base64
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
+from unicodedata import east_asian_width
 
 from src.serving.web.texts import Texts
 
 MAX_NODES = 60  # of the picture; more could not be read
-MAX_LABEL = 28  # characters of a name in the picture
+MAX_LABEL = 28  # columns of a name in the picture; a Chinese character takes two
 WIDTH, HEIGHT = 900, 480
 HUES = (210, 25, 140, 280, 50, 330, 180, 0, 95, 250)  # far apart from their neighbours
 
@@ -152,7 +154,7 @@ def layout(edges: Sequence[Edge]) -> dict[str, tuple[float, float]]:
     found = networkx.spring_layout(drawn, k=2.2 / max(1, len(drawn)) ** 0.5, iterations=120, seed=1, method="force")
     left, top = (min(place[axis] for place in found.values()) for axis in (0, 1))
     wide, high = (max(place[axis] for place in found.values()) - least or 1 for axis, least in ((0, left), (1, top)))
-    margin, room = (90, 36), (WIDTH - 180, HEIGHT - 80)
+    margin, room = (110, 44), (WIDTH - 220, HEIGHT - 88)
     return {
         name: (margin[0] + (x - left) / wide * room[0], margin[1] + (y - top) / high * room[1])
         for name, (x, y) in found.items()
@@ -199,7 +201,10 @@ def _dot(name: str, x: float, y: float) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 1]}…"
+    widths = list(accumulate(2 if east_asian_width(letter) in "WF" else 1 for letter in name))
+    if not widths or widths[-1] <= MAX_LABEL:
+        return name
+    return f"{name[: bisect_left(widths, MAX_LABEL)]}…"
 
 
 def _score(item: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ class Running:
         try:
             async with aclosing(self._pieces) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
-                    if piece.text and self.first_s is None:
+                    if self.first_s is None and (piece.text or piece.completion_tokens):
                         self.first_s = time.perf_counter() - self._start
                     self.text += piece.text
                     self.remark = piece.remark or self.remark
