@@ -132,7 +132,7 @@ def test_an_extractive_grammar_is_followed(engine):
 
 
 def test_an_answer_in_a_grammar_that_reaches_the_limit_is_whole(engine):
-    for limit in (14, 17, 20):
+    for limit in (24, 30, 36):
         text, events = answer(engine, f"{TEXT}\nNames as JSON:", max_new_tokens=limit, grammar=GRAMMAR)
         check(PEOPLE, text, TEXT, LIMITS)
         assert events[-1].completion_tokens <= limit
