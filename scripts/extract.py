@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """Extract entities, relations and events: ``python scripts/extract.py --help``."""
 
-import json
 import sys
 import time
 from collections import Counter
@@ -16,12 +15,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from src.command import command
 from src.errors import UserError
-from src.extraction.documents import Document, Fields, read_documents
+from src.extraction.documents import Document, Fields, kind_of, read_documents
 from src.extraction.grammar import Limits
 from src.extraction.output import Output, open_output
+from src.extraction.readers.rejects import RejectedError, Rejects
+from src.extraction.readers.rows import read_rows
 from src.extraction.readers.schemas import read_schema
 from src.extraction.schema import Example, Schema, Task
 from src.extraction.shown import explanations, items_table, report_line, text_with_spans
@@ -32,12 +34,14 @@ if TYPE_CHECKING:
 
 OPTIONS = ("split_num", "language", "max_roles", "max_new_tokens", "num_beams", "two_step", "overlap", "titles")
 OPTIONS += ("mentions", "drop_missing", "permutations", "vote", "seed", "confidence")
+WHOLE_NUMBERS = ("limit", "split_num", "max_roles", "max_items", "max_span_chars", "max_new_tokens", "num_beams")
+WHOLE_NUMBERS += ("max_chunk_tokens", "overlap", "permutations", "seed", "batch_size", "context_length")
 
 
 @command("extract")
 def main(cfg: DictConfig) -> None:
     check(cfg)
-    schema, task = given_schema(cfg), Task.named(cfg.task)
+    schema, task = read_schema(plain(cfg.schema.source), cfg.language, cfg.topic), Task.named(cfg.task)
     schema.elements(task)  # refused before a model is loaded
     documents = given_documents(cfg)
     output = None if cfg.output is None else open_output(cfg.output, settings(cfg, schema))
@@ -66,14 +70,23 @@ def check(cfg: DictConfig) -> None:
         from src.extraction.readers.schemas import schema_names
 
         raise UserError(f"schema= is missing: give a file, a list of types, or one of {', '.join(schema_names())}")
-    if cfg.output is not None and (cfg.doctor or cfg.preview):
+    for name in WHOLE_NUMBERS:
+        if not isinstance(cfg[name], int | None):
+            raise UserError(f"{name}={cfg[name]} can't be: give a whole number")
+    if cfg.limit is not None and cfg.limit < 1:
+        raise UserError(f"limit={cfg.limit} leaves no document: give 1 or more")
+    if cfg.output is None:
+        return
+    if cfg.doctor or cfg.preview:
         raise UserError("doctor=true and preview=true print what they find: leave output= out")
+    output = Path(cfg.output).expanduser().resolve()
+    if cfg.input is not None and kind_of(output) and output.is_relative_to(Path(cfg.input).expanduser().resolve()):
+        raise UserError(f"output={cfg.output} lies in input={cfg.input}, whose files are read: put it elsewhere")
 
 
-def given_schema(cfg: DictConfig) -> Schema:
-    source: Any = cfg.schema.source
-    plain = OmegaConf.to_container(source, resolve=True) if OmegaConf.is_config(source) else source
-    return read_schema(plain, cfg.language)
+def plain(value: Any) -> Any:
+    """A value of a config as Python's own data."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def given_documents(cfg: DictConfig) -> Iterator[Document]:
@@ -98,13 +111,15 @@ def given_examples(cfg: DictConfig) -> tuple[Example, ...]:
     file = Path(cfg.examples).expanduser()
     if not file.is_file():
         raise UserError(f"examples={cfg.examples} does not exist: give a .jsonl file of objects with text and answer")
-    found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            found.append(Example(record["text"], dict(record["answer"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}:{number} is no example ({error!r}): give {{'text', 'answer'}} a line") from error
+    found, rejects = [], Rejects()
+    for number, record in read_rows(file, rejects):
+        match record:
+            case {"text": str(text), "answer": dict(answer)}:
+                found.append(Example(text, answer))
+            case _:
+                rejects.add(file, number, RejectedError("no text, or no answer that is an object"), record)
+    for bad in rejects.rows:
+        raise UserError(f"{file}:{bad['line']} is no example ({bad['reason']}): give {{'text', 'answer'}} a line")
     return tuple(found)
 
 
@@ -117,12 +132,15 @@ def options(cfg: DictConfig) -> dict[str, Any]:
 
 def settings(cfg: DictConfig, schema: Schema) -> dict[str, Any]:
     """All that the results depend on, for the file beside the output."""
-    names = (*OPTIONS, "task", "format", "constraint", "max_items", "max_span_chars", "max_chunk_tokens", "examples")
+    names = (*OPTIONS, "task", "format", "constraint", "max_items", "max_span_chars", "max_chunk_tokens")
     names += ("adapter_path", "template", "dtype", "quantization", "context_length")
+    names += ("text", "text_field", "title_field", "main_content")
     chosen = {name: cfg[name] for name in names}
     model = cfg.engine.model if cfg.engine._target_.endswith("OpenAI") else cfg.model.name or cfg.model.path
     elements = {kind: repr(getattr(schema, kind)) for kind in ("entities", "relations", "events", "records")}
-    return {"model": model, "schema": schema.name, **elements, **chosen}
+    chosen |= {"language": schema.language, "examples": [vars(example) for example in given_examples(cfg)]}
+    engine = cfg.engine._target_.rpartition(".")[2]  # constraint=auto depends on it
+    return {"model": model, "engine": engine, "schema": schema.name, **elements, **chosen}
 
 
 def open_extractor(cfg: DictConfig) -> "Extractor":
@@ -165,7 +183,7 @@ def show_one(found: "Extraction", named: bool) -> None:
     """The text with its spans in place, a table of the items, and how it went."""
     console = Console(soft_wrap=True)
     if named:
-        console.rule(found.sample.id)
+        console.rule(Text(found.sample.id))
     console.print(text_with_spans(found.sample.text, found.items))
     if len(found.items):
         console.print(items_table(found.items))
@@ -174,6 +192,7 @@ def show_one(found: "Extraction", named: bool) -> None:
 
 def run(extractor: "Extractor", output: Output, documents: Iterator[Document], schema: Schema, task: Task) -> None:
     """Write what all documents hold, with a progress bar."""
+    extractor.options(schema, task)  # refuses what can't be done before there is a file
     start = time.perf_counter()
     counts: Counter[str] = Counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -35,6 +35,8 @@ KINDS = {
 KNOWN = ".txt, .md, .jsonl, .csv, .tsv, .html (each also .gz or .zst)"
 TEXT_FIELDS = ("text", "input")  # of a .jsonl record and a .csv row: IEPile's samples, KnowLM-IE's records
 SEPARATOR = " | "
+MAX_CELL_SPAN = 100  # rows or columns that one cell of a web page may fill
+MAX_COLUMNS = 1000  # of a web page's table in which cells may fill several places
 MAX_FIELD_CHARACTERS = 2**31 - 1  # of a .csv cell; Python's own limit is 131,072
 
 
@@ -91,9 +93,9 @@ def read_documents(path: str | Path, fields: Fields | None = None, main_content:
         elif kind == "csv":
             yield from _csv(input, fields or Fields())
         else:
-            for found in read_txt(input) if kind == "txt" else _html(input):
+            for found in _txt(input) if kind == "txt" else _html(input):
                 _refuse_bad(input)
-                yield Document(found.id, found.text, input.name) if kind == "txt" else found
+                yield found
             _refuse_bad(input)
 
 
@@ -126,6 +128,13 @@ def _refuse_bad(input: Input) -> None:
     if input.report.examples:
         example = input.report.examples[0]
         raise UserError(f"{example}: mend the record or leave it out of the input")
+
+
+def _txt(input: Input) -> Iterator[Document]:
+    for found in read_txt(input):
+        if input.report.replaced:  # a guess at the encoding would be wrong in silence
+            raise UserError(f"{input.name} is not UTF-8: convert the file with iconv -t UTF-8")
+        yield Document(found.id, found.text, input.name)
 
 
 def _jsonl(input: Input, fields: Fields) -> Iterator[Document]:
@@ -196,6 +205,9 @@ def _csv(input: Input, fields: Fields) -> Iterator[Document]:
 
 
 def _check_headers(input: Input, headers: list[str], fields: Fields) -> None:
+    if len(headers) == 1 and (mark := next((mark for mark in ";\t" if mark in headers[0]), None)):
+        better = "commas" if mark == ";" else "commas, or call the file .tsv"
+        raise UserError(f"{input.name} has one column, '{headers[0]}': put {better} between its cells")
     if fields.text and fields.text not in headers:
         raise UserError(f"{input.name} has no column '{fields.text}': it has {', '.join(headers)}")
 
@@ -230,7 +242,10 @@ def _html(input: Input) -> Iterator[Document]:
     if raw is None:
         return
     page, _ = decode_page(raw)
-    text = page_text(with_table_lines(page), main_content=input.reading.main_content)
+    page_with_lines = with_table_lines(page)
+    text = page_text(page_with_lines, main_content=input.reading.main_content)
+    if not text.strip():  # a page that is all links is read as it is, and not lost
+        text = page_text(page_with_lines, main_content=False)
     if text.strip():
         title = re.search(r"<title[^>]*>([^<]*)</title>", page, re.IGNORECASE)
         yield Document(input.name, text, input.name, _one_line(_unescaped(title[1])) if title else "")
@@ -256,23 +271,54 @@ def with_table_lines(page: str) -> str:
     for table in tables:
         if table.query_selector("table") is not None or table.query_selector("th") is None:
             continue
-        rows = [list(row.query_selector_all("th, td")) for row in table.query_selector_all("tr")]
+        rows = _grid([list(row.query_selector_all("th, td")) for row in table.query_selector_all("tr")])
         block = tree.create_element("pre")  # whose line breaks are kept
         cast(Any, block).text = "\n".join(_table_lines([row for row in rows if row]))
         cast(Any, table.parent).replace_child(block, table)
     return str(tree.document)
 
 
+def _grid(rows: list[list[Any]]) -> list[list[Any]]:
+    """The cells of a table with those that span rows or columns at each of their places, so that columns line up."""
+    grid: list[list[Any]] = []
+    waiting: dict[int, tuple[Any, int]] = {}  # by column: a cell from above, and for how many more rows
+    for row in rows:
+        cells = iter(row)
+        line: list[Any] = []
+        while True:
+            if len(line) in waiting:
+                cell, more = waiting.pop(len(line))
+                if more > 1:
+                    waiting[len(line)] = cell, more - 1
+                line.append(cell)
+                continue
+            cell = next(cells, None)
+            if cell is None:
+                break
+            down, across = (_span(cell, name) if len(line) < MAX_COLUMNS else 1 for name in ("rowspan", "colspan"))
+            for _ in range(across):
+                if down > 1:
+                    waiting[len(line)] = cell, down - 1
+                line.append(cell)
+        grid.append(line)
+    return grid
+
+
+def _span(cell: Any, name: str) -> int:
+    value = str(cell.getattr(name) or "")
+    return min(max(int(value), 1), MAX_CELL_SPAN) if value.isdecimal() else 1
+
+
 def _table_lines(rows: list[list[Any]]) -> Iterator[str]:
     headers: list[str] = []
     for row in rows:
-        cells = [str(cell.text) for cell in row]
+        cells = ["" if number and cell is row[number - 1] else str(cell.text) for number, cell in enumerate(row)]
         if all(cell.tag == "th" for cell in row):
-            headers = cells
-            if len(cells) == 1:  # a title over the whole width
+            headers = [str(cell.text) for cell in row]
+            if all(cell is row[0] for cell in row):  # a title over the whole width
                 headers = []
                 yield _one_line(cells[0])
         elif not headers and row[0].tag == "th":
-            yield f"{_one_line(cells[0])}: {SEPARATOR.join(map(_one_line, cells[1:]))}"
+            yield f"{_one_line(cells[0])}: {SEPARATOR.join(_one_line(cell) for cell in cells[1:] if cell.strip())}"
         elif line := row_line(headers, cells):
             yield line

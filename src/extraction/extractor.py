@@ -29,6 +29,7 @@ from src.extraction.plan import (
     Reading,
     check,
     follow_up,
+    permuted,
     plan,
     questions_of,
     read,
@@ -274,7 +275,8 @@ class Extractor:
     def _room(self, schema: Schema, task: Task) -> int:
         """Tokens of a chunk that fit into a prompt beside everything else."""
         options = self._options
-        messages = [self.format.message(question, "") for question in questions_of(schema, task, options)]
+        orders = permuted(schema, options.permutations, options.seed)  # whose portions differ in length
+        messages = [self.format.message(each, "") for order in orders for each in questions_of(order, task, options)]
         requests = [request_of("empty", message, Decoding(max_new_tokens=1), options) for message in messages]
         longest = max(map(self.engine.check, requests))
         if not (window := self.engine.context_length):  # only the endpoint knows

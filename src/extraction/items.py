@@ -136,14 +136,20 @@ def _relation(entry: Mapping[str, Any]) -> Relation:
         entry["tail"],
         entry.get("head_type") or "",
         entry.get("tail_type") or "",
-        Span(*entry["head_span"]) if entry.get("head_span") else None,
-        Span(*entry["tail_span"]) if entry.get("tail_span") else None,
+        _numbers(*entry["head_span"]) if entry.get("head_span") else None,
+        _numbers(*entry["tail_span"]) if entry.get("tail_span") else None,
         entry.get("score"),
     )
 
 
 def _span(entry: Mapping[str, Any]) -> Span | None:
-    return Span(entry["start"], entry["end"]) if entry.get("start") is not None else None
+    return _numbers(entry["start"], entry["end"]) if entry.get("start") is not None else None
+
+
+def _numbers(start: Any, end: Any) -> Span:
+    if type(start) is not int or type(end) is not int:
+        raise ValueError(f"offsets are {start!r} and {end!r}, not whole numbers")
+    return Span(start, end)
 
 
 def _place(span: Span | None, score: float | None) -> dict[str, Any]:

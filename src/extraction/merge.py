@@ -12,9 +12,8 @@ Two types for one span are kept both, and reported as a conflict: which of them 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
-from src.errors import UserError
 from src.extraction.items import Argument, Entity, Event, Items, Relation, Span
 
 Vote = Literal["union", "majority"]
@@ -172,26 +171,47 @@ def join_untriggered(parts: Sequence[Items]) -> list[Items]:
     return [replace(part, events=tuple(map(joined, part.events))) for part in parts]
 
 
+def without_moved(first: Items, second: Items) -> Items:
+    """What the first of two steps found, without the events whose triggers the second found at other places.
+
+    A trigger without arguments is placed where its word stands first; with its arguments it is placed near them.
+    """
+
+    def places(items: Items) -> dict[tuple[str, str], set[Span | None]]:
+        found: dict[tuple[str, str], set[Span | None]] = defaultdict(set)
+        for event in items.events:
+            found[event.type, event.trigger].add(event.span)
+        return found
+
+    before, after = places(first), places(second)
+    moved = {key: len(spans - before[key]) for key, spans in after.items() if key in before}
+    kept = []
+    for event in first.events:
+        key = event.type, event.trigger
+        if moved.get(key) and event.span not in after[key]:
+            moved[key] -= 1
+        else:
+            kept.append(event)
+    return replace(first, events=tuple(kept))
+
+
 def vote(found: Sequence[Items], how: Vote = "union", mentions: Mentions = "first") -> Items:
     """What the permutations found, as one.
 
     union: what any found; majority: what more than half found, arguments of events each by themselves. Scores are the
     mean over all permutations, 0 for one that did not find the item.
-
-    Raises:
-        UserError: an unknown way.
     """
-    if how not in get_args(Vote):
-        raise UserError(f"vote={how} is not known: choose one of {', '.join(get_args(Vote))}")
     if len(found) == 1:
         return found[0]
     needed = 1 if how == "union" else len(found) // 2 + 1
     total = sum_items(found)
     merged = unique(total, mentions)
-    arguments = [(_event_key(event), argument) for event in total.events for argument in event.arguments]
+    arguments: dict[Hashable, list[Argument]] = defaultdict(list)
+    for event in total.events:
+        arguments[_event_key(event)] += event.arguments
 
     def voted(event: Event) -> Event:
-        own = [argument for key, argument in arguments if key == _event_key(event)]
+        own = arguments[_event_key(event)]
         return replace(event, arguments=_elected(event.arguments, own, _argument_key, needed, len(found)))
 
     return Items(

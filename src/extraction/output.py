@@ -115,8 +115,8 @@ def open_output(path: str | Path, settings: Mapping[str, Any]) -> Output:
     file = Path(path).expanduser()
     if file.suffix.lower() not in ENDINGS:
         raise UserError(f"output={path} has no ending that says what to write: use one of {', '.join(ENDINGS)}")
-    if not file.exists():
-        return Output(file, settings)
+    if not file.exists() or (file.suffix.lower() == ".jsonl" and file.is_file() and file.stat().st_size == 0):
+        return Output(file, settings)  # an empty one is of a run that ended before its first document
     if file.suffix.lower() != ".jsonl":
         raise UserError(f"output={path} is there already: give another name, or a .jsonl file, which can be continued")
     _check_settings(file, settings)
@@ -131,8 +131,6 @@ def settings_file(path: Path) -> Path:
 def _check_settings(file: Path, settings: Mapping[str, Any]) -> None:
     beside = settings_file(file)
     if not beside.is_file():
-        if file.stat().st_size == 0:
-            return
         raise UserError(f"output={file} is there already, without {beside.name} to say what made it: give another name")
     try:
         before = json.loads(beside.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args
 
 from src.errors import UserError
 from src.extraction.chunks import MIN_CHUNK_TOKENS, Chunk, CountTokens, chunks
@@ -37,9 +37,10 @@ from src.extraction.merge import (
     sum_items,
     unique,
     vote,
+    without_moved,
 )
 from src.extraction.offsets import place
-from src.extraction.schema import Example, Language, Question, Schema, Task
+from src.extraction.schema import Example, Language, Question, Schema, Task, check_language
 from src.generation.engine import Decoding, Request
 from src.generation.tasks import Answer
 from src.models.conversation import Message
@@ -219,6 +220,11 @@ def plan(document: Document, schema: Schema, task: Task, options: Options) -> Pl
 
 def check(options: Options, task: Task) -> None:
     """Raise `UserError` for options that do not go together, or with the task."""
+    if options.language is not None:
+        check_language(options.language)
+    for name, kinds in (("vote", Vote), ("mentions", Mentions)):
+        if (given := getattr(options, name)) not in get_args(kinds):
+            raise UserError(f"{name}={given} is not known: choose one of {', '.join(get_args(kinds))}")
     if options.permutations < 1:
         raise UserError(f"permutations is {options.permutations}: it must be 1 or more")
     if options.two_step and task is not Task.EE:
@@ -344,11 +350,15 @@ def finish(step: Plan, answers: Iterable[Answer]) -> Extraction:
     Raises:
         UserError: an answer is missing.
     """
-    readings = [*step.readings, *read(step, answers)]
+    last = read(step, answers)
+    readings = [*step.readings, *last]
     options = step.options
     parts: dict[tuple[int, int], list[Items]] = {}  # by permutation and chunk
-    for reading in readings:
+    for reading in last:
         parts.setdefault((reading.ask.permutation, reading.ask.chunk.number), []).append(reading.items)
+    for reading in step.readings:
+        own = parts.setdefault((reading.ask.permutation, reading.ask.chunk.number), [])
+        own.append(without_moved(reading.items, sum_items(own)))
     by_chunk = {place: merge_chunk(join_untriggered(found)) for place, found in parts.items()}
     found = [
         unique(sum_items(items for (number, _), items in by_chunk.items() if number == permutation), options.mentions)

@@ -4,14 +4,20 @@ A `Schema` holds all that is known about a domain; a task takes the part it need
 the file, and a `Question` is as much of that as one prompt asks for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from src.errors import UserError
 
 Language = Literal["en", "zh"]
+
+
+def check_language(language: str) -> None:
+    """Raise `UserError` for a language that no prompt is written in."""
+    if language not in get_args(Language):
+        raise UserError(f"language={language} is not known: choose one of {', '.join(get_args(Language))}")
 
 
 class Task(StrEnum):
@@ -29,7 +35,7 @@ class Task(StrEnum):
     def named(cls, name: str) -> "Task":
         """The task of a name in any case. Raises `UserError`."""
         try:
-            return cls(name.lower())
+            return cls(str(name).lower())
         except ValueError as error:
             raise UserError(f"task={name} is not known: choose one of {', '.join(cls)}") from error
 
@@ -92,6 +98,11 @@ class Schema:
     language: Language = "en"
     name: str = ""
 
+    def __post_init__(self) -> None:
+        check_language(self.language)
+        if not all(each.name.strip() for each in (*self.entities, *self.relations, *self.events, *self.records)):
+            raise UserError("a type of the schema has an empty name: give each a name")
+
     def elements(self, task: Task) -> tuple[Element, ...]:
         """What a task asks for, each once, in the schema's order.
 
@@ -103,18 +114,15 @@ class Schema:
         """
         found: tuple[Element, ...]
         if task is Task.NER:
-            found = self.entities
+            found = _once(self.entities)
         elif task is Task.RE:
-            names: dict[str, Element] = {}
-            for relation in self.relations:
-                names.setdefault(relation.name, replace(relation, head_type="", tail_type=""))
-            found = tuple(names.values())
+            found = _once(replace(relation, head_type="", tail_type="") for relation in self.relations)
         elif task is Task.SPO:
             found = tuple(dict.fromkeys(r for r in self.relations if r.head_type and r.tail_type))
         elif task is Task.KG:
-            found = self.records or _records(self.relations)
+            found = _once(self.records) or _records(self.relations)
         else:
-            found = self.events
+            found = _once(self.events)
         if not found:
             needed = {
                 Task.NER: "entities",
@@ -153,6 +161,14 @@ class Question:
     def names(self) -> tuple[str, ...]:
         """Keys of the answer."""
         return tuple(element.name for element in self.elements)
+
+
+def _once(elements: Iterable[Element]) -> tuple[Element, ...]:
+    """The first element of each name."""
+    names: dict[str, Element] = {}
+    for element in elements:
+        names.setdefault(element.name, element)
+    return tuple(names.values())
 
 
 def _records(relations: tuple[RelationType, ...]) -> tuple[RecordType, ...]:

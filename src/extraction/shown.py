@@ -61,6 +61,7 @@ def text_with_spans(text: str, items: Items) -> "Text":
 def items_table(items: Items) -> "Table":
     """One row an item, and one for each argument of an event."""
     from rich.table import Table
+    from rich.text import Text
 
     kinds: tuple[Sequence[Any], ...] = (items.entities, items.relations, items.events)
     scored = any(item.score is not None for kind in kinds for item in kind)
@@ -69,7 +70,8 @@ def items_table(items: Items) -> "Table":
 
     def add(kind: str, type: str, text: str, spans: Iterable[Span | None], score: float | None) -> None:
         places = " ".join("?" if span is None else f"{span.start}-{span.end}" for span in spans)
-        table.add_row(kind, type, text, places, *(["" if score is None else f"{score:.3f}"] if scored else []))
+        cells = (kind, type, text, places, *(["" if score is None else f"{score:.3f}"] if scored else []))
+        table.add_row(*map(Text, cells))  # as they are: in a plain string "[/b]" and ":star:" are Rich's markup
 
     for entity in items.entities:
         add("entity", entity.type, entity.text, [entity.span], entity.score)

@@ -60,6 +60,10 @@ def test_the_doctor_and_the_preview_show_the_prompt() -> None:
         (["schema=cluener"], "give text='…' or input=FILE_OR_FOLDER: found neither"),
         (["text=x", "schema=cluener", "task=ee"], "schema 'cluener' has no events"),
         (["text=x", "schema=cluener", "output=a.doc"], "no ending that says what to write"),
+        (["input=docs", "schema=cluener", "output=docs/a.jsonl"], "output=docs/a.jsonl lies in input=docs"),
+        (["text=x", "schema=cluener", "limit=0"], "limit=0 leaves no document"),
+        (["text=x", "schema=cluener", "max_items=few"], "max_items=few can't be: give a whole number"),
+        (["text=x", "schema=cluener", "task=7"], "task=7 is not known"),
     ],
 )
 def test_mistakes_are_sentences(arguments: list[str], said: str) -> None:

@@ -87,6 +87,8 @@ def test_a_row_with_more_cells_than_headers_keeps_them() -> None:
         ("d.csv", b"a,b\n1,2,3\n", r"d\.csv:2 has 3 cells"),
         ("d.csv", "a\nä".encode("latin-1"), r"d\.csv:2 is not UTF-8"),
         ("d.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9)[:-9], r"d\.jsonl\.gz.*cut short"),
+        ("d.txt", "居里夫人".encode("gbk"), r"d\.txt is not UTF-8"),
+        ("d.csv", b"id;text\n1;a\n", r"one column, 'id;text': put commas"),
         ("d.pdf", b"x", "none of the formats"),
         ("d.jsonl.zst", b"not packed", "not a .zst file"),
     ],
@@ -107,3 +109,24 @@ def test_missing_files_and_empty_folders_and_missing_columns_are_said(tmp_path: 
         list(read_documents(tmp_path / "t.csv", Fields(text="body")))
     with pytest.raises(UserError, match="lone surrogates"):
         Document("d", "a\ud800")
+
+
+def test_cells_that_span_rows_and_columns_keep_their_headers(tmp_path: Path) -> None:
+    table = (
+        "<table><tr><th colspan=3>France</th></tr><tr><th>Region</th><th>Town</th><th>River</th></tr>"
+        "<tr><td rowspan=2>North</td><td>Lille</td><td>De\u00fble</td></tr><tr><td>Rouen</td><td>Seine</td></tr>"
+        "<tr><td colspan=2>Paris</td><td>Seine</td></tr></table>"
+    )
+    (tmp_path / "t.html").write_text(table, encoding="utf-8")
+    (document,) = read_documents(tmp_path / "t.html")
+    assert document.text.splitlines() == [
+        "France",
+        "Region: North | Town: Lille | River: De\u00fble",
+        "Region: North | Town: Rouen | River: Seine",
+        "Region: Paris | River: Seine",
+    ]
+
+
+def test_a_page_that_is_all_navigation_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "p.html").write_text("<nav><a href=x>Marie Curie</a></nav>", encoding="utf-8")
+    assert [document.text for document in read_documents(tmp_path / "p.html")] == ["Marie Curie"]

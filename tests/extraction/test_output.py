@@ -62,6 +62,13 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
         open_output(file, SETTINGS | {"task": "re"})
 
 
+def test_a_file_without_a_document_is_begun_with_any_settings(tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+    open_output(file, SETTINGS).write(iter([]), ignore)
+    open_output(file, SETTINGS | {"task": "re"}).write(iter([extraction("a")]), ignore)
+    assert open_output(file, SETTINGS | {"task": "re"}).present == {"a"}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -111,6 +111,16 @@ def test_events_in_two_steps_ask_for_the_arguments_of_those_found() -> None:
     assert found.items.events[0] == Event("sale", "sold", (Argument("Al", "seller", Span(0, 2)),), Span(3, 7))
 
 
+def test_an_event_that_the_second_step_places_elsewhere_is_one_event() -> None:
+    step = plan(Document("d", "A boat was sold. Al sold a car."), EVENTS, Task.EE, options(two_step=True))
+    triggers = answered(step, {"sale": ["sold"], "trip": []})
+    second = follow_up(step, triggers)
+    assert second is not None
+    found = finish(second, answered(second, {"sale": [{"trigger": "sold", "arguments": {"seller": "Al"}}]}))
+    (event,) = found.items.events
+    assert (event.span, event.arguments[0].text) == (Span(20, 24), "Al")
+
+
 def test_no_trigger_means_no_second_step() -> None:
     step = plan(Document("d", "Nothing."), EVENTS, Task.EE, options(two_step=True))
     nothing = answered(step, {"sale": [], "trip": []})
@@ -148,6 +158,9 @@ def test_constraints_become_grammars_or_schemas() -> None:
     ("changes", "task", "said"),
     [
         ({"permutations": 0}, Task.NER, "permutations is 0"),
+        ({"vote": "best"}, Task.NER, "vote=best is not known"),
+        ({"mentions": "some"}, Task.NER, "mentions=some is not known"),
+        ({"language": "fr"}, Task.NER, "language=fr is not known"),
         ({"two_step": True}, Task.NER, "two_step is for task=ee"),
         ({"format": load_format("knowlm"), "constraint": Constraint.JSON}, Task.NER, "constraint=json needs JSON"),
         ({}, Task.RE, "has no relations"),

@@ -40,3 +40,8 @@ def test_tasks_have_names_in_any_case() -> None:
     assert Task.named("SPO") is Task.SPO
     with pytest.raises(UserError, match="choose one of ner, re, spo"):
         Task.named("parsing")
+
+
+def test_a_type_named_twice_is_asked_for_once() -> None:
+    twice = Schema(entities=(EntityType("person", "first"), EntityType("person"), EntityType("place")))
+    assert twice.elements(Task.NER) == (EntityType("person", "first"), EntityType("place"))

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from src.extraction.items import Argument, Entity, Event, Items, Relation, Sample, Span
 from src.extraction.plan import ChunkCount, Extraction
@@ -52,3 +53,9 @@ def test_the_report_tells_of_chunks_and_of_what_was_cut_off() -> None:
     chunks = (ChunkCount(0, 10, 3, 3), ChunkCount(8, 20, 2, 1))
     line = report_line(Extraction(Sample("d", "x"), Task.NER, 2, truncated=1, chunks=chunks))
     assert "1 cut off" in line and "new items by chunk: 3 1" in line
+
+
+def test_what_looks_like_markup_is_shown_as_it_is() -> None:
+    console = Console(width=80, record=True)
+    console.print(items_table(Items((Entity("[/b] :star:", "t[bold]", Span(0, 11)),))))
+    assert "[/b] :star:" in (shown := console.export_text()) and "t[bold]" in shown

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from src.extraction.readers.rows import read_rows
 log = logging.getLogger(__name__)
 
 PROBED_ROWS = 50
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def read_samples(
     """
     file = Path(path).expanduser()
     if format not in FORMATS:
-        raise UserError(f"format={format} is not known: choose one of {', '.join(FORMATS)}")
+        raise UserError(f"file_format={format} is not known: choose one of {', '.join(FORMATS)}")
     if not file.is_file():
         raise UserError(f"there is no file {file}: give a file of annotated texts")
     chosen = detect_format(file) if format == "auto" else format
@@ -106,7 +108,9 @@ def detect_format(path: Path) -> str:
     votes = Counter(name for row in rows if (name := _format_of(row)))
     if not votes:
         keys = ", ".join(map(str, rows[0])) if rows else "no JSON object"
-        raise UserError(f"{path} has no known form (found {keys}): give format=… as one of {', '.join(FORMATS[1:])}")
+        raise UserError(
+            f"{path} has no known form (found {keys}): give file_format=… as one of {', '.join(FORMATS[1:])}"
+        )
     return votes.most_common(1)[0][0]
 
 
@@ -161,6 +165,13 @@ def _check_texts(sample: Sample) -> None:
     for text, _ in _spans(sample.items):
         if not isinstance(text, str) or not text.strip():
             raise RejectedError("an item without text", f"{text!r}")
+    names = [entity.type for entity in sample.items.entities]
+    names += [name for r in sample.items.relations for name in (r.relation, r.head_type, r.tail_type)]
+    names += [name for event in sample.items.events for name in (event.type, *(a.role for a in event.arguments))]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise RejectedError("a type that is no text", f"{wrong[0]!r}")
+    if _SURROGATE.search(sample.text):
+        raise RejectedError("lone surrogates", "half of a character is missing in the text")
 
 
 def _joined(parts: Iterator[tuple[int, Sample]]) -> Iterator[tuple[int, Sample]]:

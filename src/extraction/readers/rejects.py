@@ -32,9 +32,9 @@ class Rejects:
         return len(self.rows)
 
     def write(self, path: Path) -> None:
-        """Write the rows as JSONL."""
+        """Write the rows as JSONL; halves of surrogate pairs, which are no characters, as JSON's escapes."""
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
-        path.write_text("".join(lines), encoding="utf-8")
+        path.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
     def __str__(self) -> str:
         return ", ".join(f"{count} × {reason}" for reason, count in self.counts.most_common()) or "none"

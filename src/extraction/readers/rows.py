@@ -27,13 +27,13 @@ def read_rows(path: Path, rejects: Rejects) -> Iterator[tuple[int, dict[str, Any
                     continue
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:  # a number of 5000 digits, 100,000 brackets
                     rejects.add(path, number, RejectedError("not JSON", str(error)), line[:2000])
                     continue
                 yield from _object(path, number, row, rejects)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}): convert it, with iconv for instance") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): mend it, or give one object a line") from None
 
 

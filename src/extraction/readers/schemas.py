@@ -255,10 +255,7 @@ def _section(data: Mapping[str, Any], language: Language | None) -> tuple[Mappin
     """The part of a YAML file that is for a language, with what the file says for all."""
     sections = [each for each in LANGUAGES if each in data]
     if not sections:
-        found = data.get("language") or language or "en"
-        if found not in LANGUAGES:
-            raise UserError(f"language: {found} is not known: choose one of {', '.join(LANGUAGES)}")
-        return data, found
+        return data, data.get("language") or language or "en"
     chosen = language if language in sections else sections[0]
     return {**{key: value for key, value in data.items() if key not in LANGUAGES}, **data[chosen]}, chosen
 

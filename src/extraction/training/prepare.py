@@ -46,6 +46,13 @@ log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
+KINDS: Mapping[Any, tuple[Any, str]] = {  # of settings: what they may be, in Python and in words
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    int | None: (int | None, "a whole number or null"),
+    float: (float | int, "a number"),
+}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -89,6 +96,8 @@ class Source:
     @classmethod
     def of(cls, given: Any, defaults: Mapping[str, Any]) -> "Source":
         """A source from a path or from its settings; ``defaults`` where they say nothing. Raises `UserError`."""
+        if not isinstance(given, str | Mapping):
+            raise UserError(f"input {given!r} is neither a file nor an object: give FILE or {{path: FILE, …}}")
         settings = {"path": given} if isinstance(given, str) else dict(given)
         known = {each.name for each in fields(cls)}
         if unknown := sorted(set(settings) - known):
@@ -96,6 +105,10 @@ class Source:
                 f"an input has the setting {unknown[0]}, which is not known: choose from {', '.join(known)}"
             )
         settings = {key: value for key, value in defaults.items() if key in known} | settings
+        for each in fields(cls):
+            allowed, expected = KINDS.get(each.type, (object, ""))
+            if not isinstance(value := settings.get(each.name, each.default), allowed):
+                raise UserError(f"{each.name}={value} can't be: give {expected}")
         if missing := [key for key in ("path", "task", "schema") if settings.get(key) is None]:
             raise UserError(f"input {settings.get('path', given)} has no {missing[0]}: give {missing[0]}=…")
         return cls(**settings)
@@ -194,7 +207,7 @@ def _part(source: Source, seed: int, taken: set[str]) -> Part:
     schema = read_schema(source.schema, source.language, first)
     names = read_readable(source.schema, source.language) if source.readable else {}
     hard = None
-    name = source.name or Path(source.path).stem
+    name = str(source.name or Path(source.path).stem)
     if source.hard:
         hard = read_hard(source.hard, task, source.hard_dataset or name)
     conversion = Conversion(
@@ -212,10 +225,10 @@ def _part(source: Source, seed: int, taken: set[str]) -> Part:
         seed,
         topics,
     )
-    unique = f"{name}_{task}"
+    unique = base = f"{name.replace('/', '-')}_{task}"  # names files
     number = 2
     while unique in taken:
-        unique, number = f"{name}_{task}_{number}", number + 1
+        unique, number = f"{base}_{number}", number + 1
     return Part(source, unique, conversion, names)
 
 
@@ -259,7 +272,8 @@ def _write_records(parts: list[Part], work: Path) -> int:
                 lines = "".join(_line(sample.as_dict()) for sample in part.validation)
                 (work / "validation" / f"{part.name}.jsonl").write_text(lines, encoding="utf-8")
             for topic, schema in (part.conversion.by_topic or {"": part.conversion.schema}).items():
-                write_schema(schema, work / "schemas" / f"{part.name}{'_' if topic else ''}{topic}.yaml")
+                suffix = f"_{topic.replace('/', '-')}" if topic else ""
+                write_schema(schema, work / "schemas" / f"{part.name}{suffix}.yaml")
     total = sum(part.counts.records for part in parts)
     if not total:
         raise UserError("no training record is left: look at the inputs, their task and schema, and the limits")
@@ -271,7 +285,8 @@ def _watched(samples: list[Sample], name: str) -> Iterator[Sample]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     rate = TextColumn("{task.fields[rate]:.0f} texts/s")
-    with Progress(TextColumn(name), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()) as progress:
+    shown = TextColumn("{task.description}", markup=False)
+    with Progress(shown, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()) as progress:
         task = progress.add_task(name, total=len(samples), rate=0.0)
         start = time.perf_counter()
         for number, sample in enumerate(samples, 1):

@@ -69,6 +69,9 @@ class TransformersEngine:
         batch_size: requests generated together.
         adapters: names of adapters of a ``PeftModel`` that requests may ask for; those that don't get the plain model.
             Without names an adapter on the model is part of it.
+
+    Attributes:
+        step_cost: see `Batch`; None for what fits the device.
     """
 
     name = "transformers"
@@ -85,6 +88,7 @@ class TransformersEngine:
             raise UserError(f"batch_size is {batch_size}: it must be 1 or more")
         self.model, self.tokenizer, self.template = model, tokenizer, template
         self.max_parallel = batch_size
+        self.step_cost: int | None = None
         self.adapters: Sequence[str] = tuple(adapters)
         self.context_length = int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
         guided = {Capability.JSON_SCHEMA, Capability.GRAMMAR}
@@ -202,7 +206,7 @@ class TransformersEngine:
         return Row(request, prompt, TextStream(self.tokenizer, prompt.stop), chooser)
 
     def _batch(self) -> Batch:
-        return Batch(self.model, self._pad_id(), self._names, by_adapter=bool(self.adapters))
+        return Batch(self.model, self._pad_id(), self._names, by_adapter=bool(self.adapters), step_cost=self.step_cost)
 
     def _join(self, batch: Batch, waiting: deque[Row]) -> list[tuple[Row, Event]]:
         """Let as many rows join as there is room for."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from src.errors import UserError
 from src.instructions.kg2instruction.index import KnowledgeIndex
 from src.instructions.kg2instruction.linked_text import LinkedText, Mark
-from src.instructions.kg2instruction.names import name_key, simplified, title_key
+from src.instructions.kg2instruction.names import chinese, name_key, simplified, title_key
 from src.instructions.kg2instruction.vocabulary import Language
 from src.instructions.kg2instruction.wikipedia import Redirects
 
@@ -269,7 +269,7 @@ def _ends_after(text: str, end: int, language: Language) -> Iterator[int]:
     """Where a name that goes on might end."""
     for _ in range(MAX_MORE[language]):
         if language == "zh":
-            if end >= len(text) or not _chinese(text[end]):
+            if end >= len(text) or not chinese(text[end]):
                 return
             end += 1
         elif (word := _NEXT_WORD.match(text, end)) is not None:
@@ -283,7 +283,7 @@ def _starts_before(text: str, start: int, language: Language) -> Iterator[int]:
     """Where a name that began earlier might begin."""
     for _ in range(MAX_MORE[language]):
         if language == "zh":
-            if start <= 0 or not _chinese(text[start - 1]):
+            if start <= 0 or not chinese(text[start - 1]):
                 return
             start -= 1
         elif (word := _WORD_BEFORE.search(text, max(0, start - 40), start)) is not None:
@@ -313,8 +313,4 @@ def bounded(text: str, start: int, end: int) -> bool:
 
 
 def _joined(left: str, right: str) -> bool:
-    return bool(_LETTER.match(left) and _LETTER.match(right)) and not (_chinese(left) or _chinese(right))
-
-
-def _chinese(character: str) -> bool:
-    return "\u3400" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or character >= "\U00020000"
+    return bool(_LETTER.match(left) and _LETTER.match(right)) and not (chinese(left) or chinese(right))

@@ -28,6 +28,11 @@ def title_key(title: str, language: Language) -> str:
     return key[:1].upper() + key[1:]
 
 
+def chinese(character: str) -> bool:
+    """Whether a character is a Chinese one."""
+    return "\u3400" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or character >= "\U00020000"
+
+
 @dataclass(frozen=True)
 class Simplified:
     """A text in simplified characters. ``places[i]``: where its character i came from; None: the same place."""

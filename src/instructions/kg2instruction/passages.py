@@ -1,5 +1,6 @@
 """A page as passages: the paragraphs that become texts of the data set, with their sentences."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from src.instructions.kg2instruction.vocabulary import Language
 from src.instructions.kg2instruction.wikitext import FORMULA
 
 ENDS = (*".!?。！？…", '."', ".”", "。”", "。」", '!"', '?"', ".)", "。）")
+# What the parser of wikitext left as it was written, because something is not closed; beginnings of rows of a table.
+MARKUP = re.compile(r"^[|!{]|</?ref|\{\{|\}\}|\[\[|\]\]|''")
 MIN_CHARACTERS = {"en": 60, "zh": 20}
 MAX_CHARACTERS = {"en": 1500, "zh": 512}
 
@@ -70,6 +73,8 @@ def _unfit(body: str, least: int) -> str | None:
         return "list_item"
     if FORMULA in body:
         return "formula"
+    if MARKUP.search(body):
+        return "markup"
     if len(body) < least:
         return "too_short"
     return None if body.endswith(ENDS) else "no_sentence"

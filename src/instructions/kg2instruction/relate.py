@@ -102,7 +102,7 @@ class Relater:
                 units = self._units(value.data[1]) if value.kind == "quantity" and value.data[1] else ()
                 counters = self.vocabulary.counters.get(value.property, {}).get(language, [])
                 spellings = renderings(value, language, units, counters, self.settings.bare_years)
-                place = find_value(text, start, end, spellings)
+                place = find_value(text, start, end, spellings, value.kind)
                 if place is None or (place[0] < mention.end and mention.start < place[1]):
                     continue
                 if value.kind == "text" and self._is_known_name(text[slice(*place)], mention, text):

@@ -10,7 +10,7 @@ from typing import Any
 
 from src.errors import UserError
 from src.instructions.kg2instruction.linked_text import LinkedText, Mark
-from src.instructions.kg2instruction.names import title_key
+from src.instructions.kg2instruction.names import chinese, title_key
 from src.instructions.kg2instruction.templates import template_text
 from src.instructions.kg2instruction.vocabulary import Language
 from src.instructions.kg2instruction.wikipedia import Site
@@ -29,7 +29,20 @@ SKIPPED_TAGS = {
         "imagemap",
         "mapframe",
     ),
-    *("style", "div", "noinclude", "includeonly", "hiero", "templatestyles", "graph", "tr", "td", "th", "caption"),
+    *(
+        "poem",
+        "style",
+        "div",
+        "noinclude",
+        "includeonly",
+        "hiero",
+        "templatestyles",
+        "graph",
+        "tr",
+        "td",
+        "th",
+        "caption",
+    ),
 }
 # Sections that hold lists of other texts. Compared in lower case.
 SKIPPED_SECTIONS = {
@@ -56,6 +69,8 @@ _VARIANT = re.compile(r"-\{([^{}]*)\}-")
 _VARIANT_FLAGS = re.compile(r"^\s*([A-Z;\s]*|zh[a-z-]*(?:;zh[a-z-]*)*)\s*\|")
 _SIMPLE_CODES = ("zh-cn", "zh-hans", "zh-my", "zh-sg", "zh")
 _MAGIC = re.compile(r"__[A-Z]+__")
+BLOCKS = {"p", "blockquote", "center"}
+_LINE_BREAK = re.compile(r"(?<=[^\n])\n(?=[^\n*{|!])")
 # What is left where something was taken out of brackets, and other traces. Applied in this order.
 _TRACES = (
     (re.compile(r"[ \t\u00a0]+"), " "),
@@ -85,7 +100,15 @@ def plain_text(wikitext: str, language: Language, site: Site) -> LinkedText:
     found = LinkedText("".join(walk.pieces), tuple(sorted(walk.marks, key=lambda mark: (mark.start, -mark.end))))
     for pattern, replacement in _TRACES:
         found = found.sub(pattern, replacement)
-    return found
+    return found.sub(_LINE_BREAK, _joint)
+
+
+def _joint(match: re.Match[str]) -> str:
+    """What stands for the end of a line within a paragraph: nothing between Chinese characters, else a blank."""
+    text, place = match.string, match.start()
+    if text.startswith("* ", text.rfind("\n", 0, place) + 1):
+        return "\n"  # an item of a list ends with its line
+    return "" if chinese(text[place - 1]) or chinese(text[place + 1]) else " "
 
 
 def chosen_variant(markup: str) -> str:
@@ -183,7 +206,10 @@ class _Walk:
             self._write("* ")  # marks a line as one of a list
         elif name not in SKIPPED_TAGS and node.contents is not None:
             start = self.size
+            edge = "\n\n" if name in BLOCKS else ""
+            self._write(edge)
             self.nodes(node.contents.nodes)
+            self._write(edge)
             if name == "b" and self.size > start:
                 self.marks.append(Mark(start, self.size))
 

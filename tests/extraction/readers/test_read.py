@@ -40,6 +40,11 @@ def test_every_bad_row_is_rejected_with_its_line_and_reason(tmp_path: Path) -> N
         {"text": "x", "entity": [{"entity": 3, "entity_type": "t"}]},
         {"text": "Oslo", "entity": [{"entity": "Oslo", "entity_type": "t", "start": 0, "end": 3}]},
         GOOD,
+        {"text": "Oslo", "entity": [{"entity": "Oslo", "entity_type": ["t"]}]},
+        {"text": "Oslo", "entity": [{"entity": "Oslo", "entity_type": "t", "start": "0", "end": "4"}]},
+        '{"text": "Oslo", "year": ' + "1" * 5000 + "}",
+        '{"text": "Oslo", "deep": ' + "[" * 100_000,
+        r'{"text": "Oslo \ud83d"}',
     ]
     rejects = Rejects()
     samples = list(read_samples(write(tmp_path / "a.jsonl", rows), rejects=rejects))
@@ -52,7 +57,15 @@ def test_every_bad_row_is_rejected_with_its_line_and_reason(tmp_path: Path) -> N
         (6, "an item without text"),
         (7, "an item without text"),
         (8, "wrong offsets"),
+        (10, "a type that is no text"),
+        (11, "labels of another shape"),
+        (12, "not JSON"),
+        (13, "not JSON"),
+        (14, "lone surrogates"),
     ]
+    rejects.write(tmp_path / "rejects.jsonl")
+    last = (tmp_path / "rejects.jsonl").read_text(encoding="utf-8").split("\n")[-2]
+    assert json.loads(last)["row"] == {"text": "Oslo \ud83d"}
     assert str(rejects).startswith("2 × an item without text")
 
 
@@ -106,7 +119,7 @@ def test_real_files_are_read_whole(name: str, form: str, count: int) -> None:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b'{"question": 1}\n', r"no known form \(found question\): give format=… as one of columns, iepile_train"),
+        (b'{"question": 1}\n', r"no known form \(found question\): give file_format=… as one of columns, iepile_train"),
         (b"[1, 2", "is not JSON"),
         ("文".encode("gb18030"), "is not UTF-8"),
         (b"plain words here\n", "no JSON object"),

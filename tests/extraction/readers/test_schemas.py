@@ -134,7 +134,8 @@ def test_plain_data_are_a_schema() -> None:
         ([1], "a list is one of type names"),
         ({"types": ["a"]}, "a schema has the keys"),
         ({"entities": [{"description": "x"}]}, "an entry of 'entities' has no name"),
-        ({"entities": ["a"], "language": "fr"}, "language: fr is not known"),
+        ({"entities": ["a"], "language": "fr"}, "language=fr is not known"),
+        (["a", " "], "empty name"),
         ({"entities": []}, "there is nothing to extract"),
     ],
 )

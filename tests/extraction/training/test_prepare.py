@@ -168,11 +168,20 @@ def test_an_instructie_file_is_asked_by_topic(tmp_path: Path) -> None:
         ({"path": "a.jsonl", "tsk": "ner"}, "the setting tsk, which is not known"),
         ("a.jsonl", "input a.jsonl has no task"),
         ({"path": "a.jsonl", "task": "ner"}, "input a.jsonl has no schema"),
+        ({"path": "a.jsonl", "split_num": "six"}, "split_num=six can't be: give a whole number or null"),
+        (7, "input 7 is neither a file nor an object"),
     ],
 )
 def test_an_input_that_can_not_be_is_said(given: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Source.of(given, {"seed": 1})
+
+
+def test_names_of_files_and_sets_may_hold_any_letter(people: str, tmp_path: Path) -> None:
+    odd = tmp_path / "{x}[b].jsonl"
+    odd.write_bytes(Path(people).read_bytes())
+    prepare([source(str(odd)), source(people, name="a/b")], tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "schemas").iterdir()) == ["a-b_ner.yaml", "{x}[b]_ner.yaml"]
 
 
 def test_an_inputs_own_settings_go_before_those_for_all() -> None:

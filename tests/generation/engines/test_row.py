@@ -11,7 +11,6 @@ from src.errors import UserError
 from src.extraction.grammar import Limits, answer_grammar
 from src.extraction.schema import EntityType, EventType, Question, Role, Task
 from src.generation.engine import Decoding, Event, PromptTooLong, Request
-from src.generation.engines.batch import Batch
 from src.generation.engines.transformers_engine import TransformersEngine
 from src.models.load import load_for_generation
 from tests.extraction.grammar_cases import check
@@ -36,19 +35,9 @@ def model(llama_tiny):
     return model, tokenizer
 
 
-class Engine(TransformersEngine):
-    """With a given cost of a step."""
-
-    step_cost: int | None = None
-
-    def _batch(self) -> Batch:
-        batch = super()._batch()
-        return Batch(batch.model, batch.pad_id, batch.names, step_cost=self.step_cost)
-
-
 @pytest.fixture
-def engine(model) -> Iterator[Engine]:
-    engine = Engine(*model, batch_size=3)
+def engine(model) -> Iterator[TransformersEngine]:
+    engine = TransformersEngine(*model, batch_size=3)
     yield engine
     engine.close()
 
@@ -62,7 +51,7 @@ def ask(question: Question = PEOPLE, **how) -> list[Request]:
     ]
 
 
-def answers(engine: Engine, requests: list[Request]) -> dict[str, tuple[str, Event, list]]:
+def answers(engine: TransformersEngine, requests: list[Request]) -> dict[str, tuple[str, Event, list]]:
     """Text, last event and log probabilities of each."""
     found: dict[str, tuple[str, Event, list]] = {}
     for event in engine.generate(requests):
@@ -71,7 +60,7 @@ def answers(engine: Engine, requests: list[Request]) -> dict[str, tuple[str, Eve
     return found
 
 
-def texts(engine: Engine, requests: list[Request]) -> dict[str, tuple[str, str | None, int]]:
+def texts(engine: TransformersEngine, requests: list[Request]) -> dict[str, tuple[str, str | None, int]]:
     found = answers(engine, requests)
     return {name: (text, last.finish_reason, last.completion_tokens) for name, (text, last, _) in found.items()}
 

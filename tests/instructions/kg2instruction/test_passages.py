@@ -38,6 +38,8 @@ def test_chinese_ends_are_characters() -> None:
         ("* a thing that is in a list.", "list_item"),
         ("a\ufffcb is a formula.", "formula"),
         ("Hm.", "too_short"),
+        ("It was so.<ref>Somewhere.", "markup"),
+        ("| align=right | It was so.", "markup"),
         ("This line has no end", "no_sentence"),
     ],
 )

@@ -12,7 +12,7 @@ BIRTH = Value(569, "time", (1852, 3, 12, 11))
 def found(
     text: str, value: Value, language: Language = "en", units: tuple[str, ...] = (), bare_years: bool = False
 ) -> str | None:
-    place = find_value(text, 0, len(text), renderings(value, language, units, (), bare_years))
+    place = find_value(text, 0, len(text), renderings(value, language, units, (), bare_years), value.kind)
     return text[slice(*place)] if place else None
 
 
@@ -34,6 +34,27 @@ def test_a_chinese_date_is_found(text: str) -> None:
 @pytest.mark.parametrize("text", ["March 13, 1852", "112 March 18521", "in 1852", "12 March1"])
 def test_another_date_is_not_found(text: str) -> None:
     assert found(text, BIRTH) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "language"),
+    [
+        ("On March 12, 1865 he spoke", BIRTH, "en"),
+        ("on 12 March 1865", BIRTH, "en"),
+        ("on 3 March 1852", BIRTH, "en"),
+        ("on May 3, 1852", BIRTH, "en"),
+        ("in 1852 BC", BIRTH, "en"),
+        ("44 people", Value(569, "time", (44, 0, 0, 9)), "en"),
+        ("他于1852年5月3日来", BIRTH, "zh"),
+        ("他于1936年3月12日来", BIRTH, "zh"),
+        ("在1852年代", BIRTH, "zh"),
+        ("公元前252年", Value(569, "time", (252, 0, 0, 9)), "zh"),
+        ("他住了25年", Value(569, "time", (25, 0, 0, 9)), "zh"),
+        ("十一月25日", Value(569, "time", (1881, 1, 25, 11)), "zh"),
+    ],
+)
+def test_a_date_is_not_taken_out_of_another_one(text: str, value: Value, language: Language) -> None:
+    assert found(text, value, language, bare_years=True) is None
 
 
 def test_a_bare_year_is_a_date_only_where_that_is_asked_for() -> None:
@@ -93,6 +114,27 @@ def test_a_quantity_needs_its_unit(text: str, expected: str | None) -> None:
 )
 def test_a_number_within_another_is_not_found(text: str, expected: str | None) -> None:
     assert found(text, Value(1082, "quantity", ("48312", 0))) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "units", "language"),
+    [
+        ("at 5 m/s", "5", ("m",), "en"),
+        ("3 miles per hour", "3", ("miles",), "en"),
+        ("1,234 million", "1234", (), "en"),
+        ("1234万人", "1234", (), "zh"),
+        ("1万5千人", "10000", (), "zh"),
+    ],
+)
+def test_a_quantity_is_not_taken_out_of_another_one(
+    text: str, amount: str, units: tuple[str, ...], language: Language
+) -> None:
+    value = Value(2046, "quantity", (amount, 1 if units else 0))
+    assert found(text, value, language, units) is None
+
+
+def test_the_mass_of_a_star_in_kilograms_is_a_number_like_others() -> None:
+    assert "1988550000000000000000000000000" in numbers("1988550000000000000000000000000", "en")
 
 
 def test_small_numbers_without_unit_are_not_looked_for() -> None:

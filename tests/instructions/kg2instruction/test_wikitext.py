@@ -36,6 +36,11 @@ def read(wikitext: str, language: Language = "en") -> tuple[str, list[tuple[str,
         ("{{lang|de|[[Bär]]}} {{nowrap|so far}}", "Bär so far", [("Bär", "Bär")]),
         ("born {{birth date|1852|3|12|df=y}}", "born March 12, 1852", []),
         ("a&nbsp;b &amp; c", "a b & c", []),
+        ("one line\nand [[bus]]es\n\nnext", "one line and buses\n\nnext", [("buses", "Bus")]),
+        ("a list:\n* one\n* two\nafter", "a list:\n* one\n* two\nafter", []),
+        ("it said<blockquote>no</blockquote>and so on", "it said\n\nno\n\nand so on", []),
+        ("{{langx|de|[[Bär]]}}, {{ill|Ada|de}}{{'s}} {{HMS|Hood|51}}", "Bär, Ada's HMS Hood", [("Bär", "Bär")]),
+        ("{{as of|2014|6|lc=y}}; {{convert|6|ft|2|in|m}}", "as of June 2014; 6 ft 2 in", []),
     ],
 )
 def test_english_wikitext_reads(wikitext: str, text: str, links: list[tuple[str, str | None]]) -> None:
@@ -49,6 +54,7 @@ def test_english_wikitext_reads(wikitext: str, text: str, links: list[tuple[str,
         ("{{link-en|甲|Jia}}和{{bd|1881年|9月25日|1936年}}", "甲和（1881年9月25日—1936年）", []),
         ("-{zh-hans:内存;zh-hant:記憶體}-大", "内存大", []),
         ("甲（{{lang|en|}}，乙）", "甲（乙）", []),
+        ("第一行\n第二行 a\nb", "第一行第二行 a b", []),
     ],
 )
 def test_chinese_wikitext_reads(wikitext: str, text: str, links: list[tuple[str, str | None]]) -> None:
