@@ -67,13 +67,14 @@ def documents(count: int) -> list[str]:
     return texts
 
 
-def requests(texts: list[str], decoding: Callable[[str], Decoding]) -> list[Request]:
-    """The prompts of the format OneKE, each with its decoding."""
-    form = load_format("oneke")
-    return [
-        Request(str(number), messages=[form.message(QUESTION, text)], decoding=decoding(text))
-        for number, text in enumerate(texts)
-    ]
+def requests(engine: Any, texts: list[str], decoding: Callable[[str], Decoding]) -> list[Request]:
+    """The prompts of the format OneKE, each with its decoding; as plain text for a model without a template."""
+    form, found = load_format("oneke"), []
+    for number, text in enumerate(texts):
+        message = form.message(QUESTION, text)
+        asks = {"prompt": message.text} if engine.prompts.template is None else {"messages": [message]}
+        found.append(Request(str(number), decoding=decoding(text), **asks))
+    return found
 
 
 def finish(engine: Engine, asked: list[Request]) -> tuple[float, dict[str, int], dict[str, str]]:
@@ -100,7 +101,7 @@ def per_token(engine: Any, texts: list[str], most: int, rounds: int) -> list[Res
     """Time of a token with and without a grammar, on the engine transformers."""
     results = []
     extractive = lambda text: Decoding(most, grammar=answer_grammar(QUESTION, text))  # noqa: E731
-    _, lengths, answers = finish(engine, requests(texts, extractive))
+    _, lengths, answers = finish(engine, requests(engine, texts, extractive))
     results += bookkeeping(engine, texts, list(answers.values()))
     for level in (ALONE, TOGETHER):
         engine.max_parallel = level
@@ -110,7 +111,7 @@ def per_token(engine: Any, texts: list[str], most: int, rounds: int) -> list[Res
             engine.step_cost = step_cost
             counts = iter(lengths[str(number)] for number in range(len(some)))
             free = lambda text: Decoding(next(counts), ignore_eos=True)  # noqa: E731
-            seconds, tokens, _ = finish(engine, requests(some, free if is_free else extractive))
+            seconds, tokens, _ = finish(engine, requests(engine, some, free if is_free else extractive))
             return seconds, sum(tokens.values())
 
         found = in_turns(
@@ -175,7 +176,7 @@ def per_document(name: str, engine: Engine, texts: list[str], most: int, rounds:
     }
 
     def run(kind: str) -> tuple[float, int]:
-        seconds, tokens, _ = finish(engine, requests(texts, kinds[kind]))
+        seconds, tokens, _ = finish(engine, requests(engine, texts, kinds[kind]))
         return seconds, sum(tokens.values())
 
     found = in_turns({kind: (lambda kind=kind: run(kind)) for kind in kinds}, rounds)  # type: ignore[misc]
@@ -207,7 +208,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     spec, texts = find_model(options.model), documents(options.documents)
-    use = {"context_length": 1024, "max_parallel": TOGETHER, "adapter_path": options.adapter or None}
+    use = {
+        "context_length": min(1024, spec.context_length or 1024),
+        "max_parallel": TOGETHER,
+        "adapter_path": options.adapter or None,
+    }
     results: list[Result] = []
     for name in options.engines.split(","):
         if name == "vllm" and not VLLM.is_file():

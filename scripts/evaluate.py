@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -36,6 +37,11 @@ def main(cfg: DictConfig) -> None:
     for name, known in (("mode", ("set", "multiset")), ("match", ("by_type", "under_trigger"))):
         if cfg[name] not in known:
             raise UserError(f"{name}={cfg[name]} is not known: choose one of {', '.join(known)}")
+    if cfg.output:  # now, not after hours of answering
+        try:
+            Path(cfg.output).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"output={cfg.output} can't be made a folder ({error.strerror}): give another") from error
     ways[given[0]](cfg)
 
 
@@ -58,7 +64,8 @@ def score_records(cfg: DictConfig) -> None:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("answering", total=len(records))
         result = evaluate(engine, records, instantiate(cfg.decoding), cfg.system, lambda _: progress.advance(task))
-    table = Table(title=f"{model.name}{' + ' + cfg.adapter_path if cfg.adapter_path else ''} on {cfg.records}")
+    name = f"{model.name}{' + ' + cfg.adapter_path if cfg.adapter_path else ''} on {cfg.records}"
+    table = Table(title=escape(name))
     for column in ("", *COLUMNS):
         table.add_column(column.replace("_", " "), justify="left" if not column else "right")
     for name, scores in result.metrics["scores"].items():
@@ -108,7 +115,7 @@ def score_answers(cfg: DictConfig) -> None:
 
     found = side_by_side(read_answers(cfg.answers, cfg.limit), load_format(cfg.format or "oneke"), cfg.mode, cfg.match)
     table = Table(
-        "task", "what", "tolerant F1", "strict F1", "IEPile's F1", title=f"answers of {Path(cfg.answers).name}"
+        "task", "what", "tolerant F1", "strict F1", "IEPile's F1", title=f"answers of {escape(Path(cfg.answers).name)}"
     )
     names = {"entity": "entity", "triple": "relation", "trigger": "event", "argument": "argument"}
     for task, views in found["tolerant"]["tasks"].items():
@@ -123,10 +130,8 @@ def score_answers(cfg: DictConfig) -> None:
         counts = found[way]["answers"] | (found[way]["notes"] if way == "tolerant" else {})
         print(f"{way}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     if cfg.output:
-        target = Path(cfg.output)
-        target.mkdir(parents=True, exist_ok=True)
         text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-        (target / "metrics.json").write_text(text, encoding="utf-8")
+        (Path(cfg.output) / "metrics.json").write_text(text, encoding="utf-8")
         print(f"metrics.json written to {cfg.output}")
 
 
@@ -151,13 +156,13 @@ def given_gold(cfg: DictConfig) -> "GoldSet":
 
 def show(result: "ExtractionEvaluation", title: str) -> None:
     """Tables of the scores: all, by type, by source and category where there are several."""
-    table = Table(title=title)
+    table = Table(title=escape(title))
     for column in ("", "precision", "recall", "f1", "right", "found", "expected"):
         table.add_column(column, justify="left" if not column else "right")
 
     def add(name: str, counts: Any) -> None:
         rates = (f"{value:.2f}" for value in (counts.precision, counts.recall, counts.f1))
-        table.add_row(name, *rates, str(counts.right), str(counts.found), str(counts.expected))
+        table.add_row(escape(name), *rates, str(counts.right), str(counts.found), str(counts.expected))
 
     for views in result.report.scores.values():
         for view, score in views.items():

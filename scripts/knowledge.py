@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,24 @@ def add(cfg: DictConfig, store: KnowledgeStore, names: list[str]) -> None:
     """Add the triples of files."""
     for name in names:
         with progress(f"adding {name}") as count:
-            new = store.add(count(with_source(read_triples(name), cfg.source)))
+            new = store.add(count(with_source(read_triples(name, extracted), cfg.source)))
         print(f"{name}: {new.facts:,} new facts, {new.mentions:,} new mentions")
     stats(cfg, store, [])
+
+
+def extracted(record: Mapping[str, Any]) -> Iterator[Triple]:
+    """All that a record of extraction holds: relations, entities with their document, events with their roles."""
+    from src.extraction.items import Sample, items_from_record  # half a second, which looking things up does not need
+    from src.extraction.output import triples_of
+    from src.extraction.plan import Extraction
+    from src.extraction.schema import Task
+
+    items = items_from_record(record)
+    sample = Sample(str(record.get("id") or ""), str(record.get("text") or ""), items)
+    if not sample.id and items.entities + items.events:
+        raise UserError("the record has entities or events and no id of its document: give it one")
+    found = Extraction(sample, Task.named(str(record.get("task") or Task.NER)))  # the triples are the same for any task
+    return triples_of(found, str(record.get("source") or ""))
 
 
 def with_source(triples: Iterable[Triple], source: str | None) -> Iterator[Triple]:

@@ -10,13 +10,13 @@ relation are taken where they are nearest to each other, and so are an event's t
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from src.extraction.formats.format import Note
 from src.extraction.items import Argument, Entity, Event, Items, Relation, Span
 
-MAX_PLACES = 2000  # of one text that are compared with those of another
+MAX_PLACES = 500  # of one text that are compared with those of another
 
 
 def place(items: Items, text: str, drop_missing: bool = False) -> tuple[Items, Counter[Note]]:
@@ -191,8 +191,12 @@ def _relation(relation: Relation, places: _Places) -> Relation:
     tails = [relation.tail_span] if relation.tail_span else places.of(relation.tail)
     if not heads or not tails:
         return replace(relation, head_span=next(iter(heads), None), tail_span=next(iter(tails), None))
-    best = min((_distance(head, tail), head, tail) for head in heads[:MAX_PLACES] for tail in _around(head, tails))
-    return replace(relation, head_span=best[1], tail_span=best[2])
+    if len(heads) <= len(tails):
+        pairs = ((head, tail) for head in heads[:MAX_PLACES] for tail in _around(head, tails))
+    else:
+        pairs = ((head, tail) for tail in tails[:MAX_PLACES] for head in _around(tail, heads))
+    head, tail = min(pairs, key=lambda pair: (_distance(*pair), pair))
+    return replace(relation, head_span=head, tail_span=tail)
 
 
 def _around(span: Span, others: Sequence[Span]) -> Sequence[Span]:
@@ -222,12 +226,18 @@ def _events(events: Sequence[Event], places: _Places) -> Iterable[Event]:
 def _trigger(event: Event, places: _Places, taken: set[Span]) -> Span | None:
     """The place of a trigger that no event like it has and that is nearest to the arguments."""
     around = [[argument.span] if argument.span else places.of(argument.text) for argument in event.arguments]
+    found = places.of(event.trigger)
+    triggers: Collection[Span] = found
+    if len(found) > MAX_PLACES:
+        rarest = min((each for each in around if each), key=len, default=[])
+        near = {span for each in rarest[:MAX_PLACES] for span in _around(each, found)}
+        triggers = near - taken or [span for span in found if span not in taken][:MAX_PLACES] or found[:MAX_PLACES]
 
     def remoteness(span: Span) -> tuple[bool, int, Span]:
-        near = (min(_distance(span, each)[1] for each in _around(span, found)) for found in around if found)
+        near = (min(_distance(span, each)[1] for each in _around(span, of)) for of in around if of)
         return span in taken, sum(near), span
 
-    return min(places.of(event.trigger)[:MAX_PLACES], key=remoteness, default=None)
+    return min(triggers, key=remoteness, default=None)
 
 
 def _argument(argument: Argument, anchor: Span | None, places: _Places) -> Argument:

@@ -12,6 +12,7 @@ What is done stays when the work is interrupted.
 
 import csv
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -64,7 +65,6 @@ class Output:
 
     def write(self, found: Iterable[Extraction], done: Callable[[Extraction], None]) -> None:
         """Write each extraction as it comes, calling ``done`` after each."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         writers = {".jsonl": self._lines, ".csv": self._rows}
         writers.get(self.ending, self._graph)(found, done)
 
@@ -115,6 +115,12 @@ def open_output(path: str | Path, settings: Mapping[str, Any]) -> Output:
     file = Path(path).expanduser()
     if file.suffix.lower() not in ENDINGS:
         raise UserError(f"output={path} has no ending that says what to write: use one of {', '.join(ENDINGS)}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={path} can't be written ({error.strerror}): give another place") from error
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(f"output={path} can't be written (its folder is read-only): give another place")
     if not file.exists() or (file.suffix.lower() == ".jsonl" and file.is_file() and file.stat().st_size == 0):
         return Output(file, settings)  # an empty one is of a run that ended before its first document
     if file.suffix.lower() != ".jsonl":

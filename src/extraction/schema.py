@@ -100,7 +100,8 @@ class Schema:
 
     def __post_init__(self) -> None:
         check_language(self.language)
-        if not all(each.name.strip() for each in (*self.entities, *self.relations, *self.events, *self.records)):
+        kinds: tuple[tuple[Element, ...], ...] = (self.entities, self.relations, self.events, self.records)
+        if not all(each.name.strip() for kind in kinds for each in kind):
             raise UserError("a type of the schema has an empty name: give each a name")
 
     def elements(self, task: Task) -> tuple[Element, ...]:

@@ -1,7 +1,7 @@
 """The shape of a question's answer: `src.extraction.grammar` writes it as a grammar, `src.extraction.closing` ends it.
 
-The forms are those of `src.extraction.formats.answers`, spelled as ``json.dumps`` does: one space after a comma or colon,
-keys in the question's order.
+The forms are those of `src.extraction.formats.answers`, spelled as ``json.dumps`` does: one space after a comma or
+colon, keys in the question's order.
 """
 
 import json

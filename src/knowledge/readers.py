@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,24 @@ from src.knowledge.triples import Provenance, Span, Triple
 
 SENTENCE_START = re.compile(r".*(?:[。！？!?\n]|\.\s)", re.DOTALL)  # greedy: up to the last end before
 SENTENCE_END = re.compile(r"[。！？!?\n]|\.(?=\s|$)")
+OfRecord = Callable[[Mapping[str, Any]], Iterator[Triple]]
 RDF_FORMATS = {".nt": "nt", ".ttl": "turtle", ".jsonld": "json-ld", ".rdf": "xml", ".xml": "xml"}
 
 
-def read_triples(path: str | Path) -> Iterator[Triple]:
-    """The triples of a file, whose format its ending names. Raises `UserError` with file and line."""
+def read_triples(path: str | Path, of_record: OfRecord | None = None) -> Iterator[Triple]:
+    """The triples of a file, whose format its ending names.
+
+    Args:
+        of_record: reads a record of extraction in place of `relations_of`, which takes its relations alone.
+
+    Raises:
+        UserError: with file and line.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f"there is no file {file}: give one that holds triples")
-    readers: dict[str, Callable[[Path], Iterator[Triple]]] = {".jsonl": _jsonl, ".json": _jsonl, ".csv": _csv}
+    json_lines = partial(_jsonl, of_record=of_record or relations_of)
+    readers: dict[str, Callable[[Path], Iterator[Triple]]] = {".jsonl": json_lines, ".csv": _csv}
     readers |= dict.fromkeys(RDF_FORMATS, _rdf)
     if (read := readers.get(file.suffix.lower())) is None:
         raise UserError(f"{file.name} has no ending that says what it holds: use one of {', '.join(readers)}")
@@ -66,23 +76,22 @@ def _text(fields: Mapping[str, Any], key: str) -> str:
     return text
 
 
-def _jsonl(file: Path) -> Iterator[Triple]:
+def _jsonl(file: Path, of_record: OfRecord) -> Iterator[Triple]:
     with file.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
-                yield from _of_record(json.loads(line))
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise UserError(f"{line.strip()[:100]} is no JSON object")
+                yield from (triple_from(record),) if "head" in record else of_record(record)
             except (UserError, ValueError) as error:
                 raise UserError(f"{file}, line {number}: {error}") from error
 
 
-def _of_record(record: Any) -> Iterator[Triple]:
-    if not isinstance(record, dict):
-        raise UserError(f"{json.dumps(record, ensure_ascii=False)[:100]} is no JSON object")
-    if "head" in record:
-        yield triple_from(record)
-        return
+def relations_of(record: Mapping[str, Any]) -> Iterator[Triple]:
+    """The relations of a record of extraction. Raises `UserError`."""
     where = Provenance(str(record.get("id") or ""), str(record.get("source") or record.get("model") or ""))
     provenance = None if where == Provenance() else where
     for entry in record.get("relation") or ():

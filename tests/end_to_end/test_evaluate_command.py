@@ -46,3 +46,4 @@ def test_mistakes_end_in_a_sentence(tmp_path: Path) -> None:
     assert "found records and samples" in evaluate("records=a", "samples=b").stderr
     path = write(tmp_path / "answers.json", CASES[Task.NER].answer)
     assert "mode=bag is not known" in evaluate(f"answers={path}", "mode=bag").stderr
+    assert "can't be made a folder" in evaluate(f"answers={path}", f"output={path}").stderr

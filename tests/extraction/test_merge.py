@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.errors import UserError
 from src.extraction.items import Argument, Entity, Event, Items, Relation, Span
 from src.extraction.merge import (
     Conflict,

@@ -61,6 +61,17 @@ def test_a_relation_with_itself_has_two_places():
     assert {placed.relations[0].head_span, placed.relations[0].tail_span} == {(0, 1), (8, 9)}
 
 
+def test_nearest_places_are_found_among_thousands():
+    text = "said " * 3000 + "Bob"
+    last, bob = (3000 * 5 - 5, 3000 * 5 - 1), (15_000, 15_003)
+    for head, tail in (("said", "Bob"), ("Bob", "said")):
+        (relation,) = place(Items(relations=(Relation(head, "r", tail),)), text)[0].relations
+        assert {relation.head_span, relation.tail_span} == {last, bob}
+    events = (Event("e", "said", (Argument("Bob", "who"),)),) * 4 + (Event("e", "said"),)
+    spans = [event.span for event in place(Items(events=events), text)[0].events]
+    assert spans[0] == last and len(set(spans)) == 5
+
+
 def test_triggers_are_near_their_arguments_and_each_has_its_own():
     events = (
         Event("裁员", "裁员", (Argument("900人", "人数"),)),
@@ -113,9 +124,11 @@ def test_folding_twice_is_folding_once(text):
 
 
 def test_long_documents_are_quick():
-    text = "Anna met Bob in Paris. " * 20_000
+    text = "Anna met Bob in Paris. " * 20_000 + "Zoe too."
     names = ["Anna", "Bob", "Paris", "a", "Nobody"] * 200
-    items = Items(tuple(Entity(name, "t") for name in names), (Relation("Anna", "met", "Bob"),) * 5)
+    relations = (Relation("Anna", "met", "Bob"), Relation("Nowhere", "in", "Paris"), Relation("Zoe", "met", "Bob")) * 50
+    events = (Event("meeting", "met", (Argument("Zoe", "who"), Argument("Paris", "where"))),) * 20
+    items = Items(tuple(Entity(name, "t") for name in names), relations, events)
     start = time.perf_counter()
     place(items, text)
     assert time.perf_counter() - start < 5

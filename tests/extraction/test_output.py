@@ -85,6 +85,12 @@ def test_files_that_cant_be_continued_are_refused(tmp_path: Path, name: str, con
         open_output(tmp_path / name, SETTINGS)
 
 
+def test_a_place_that_cant_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"can't be written \(File exists\)|can't be written \(Not a directory\)"):
+        open_output(tmp_path / "file" / "out.jsonl", SETTINGS)
+
+
 def test_a_line_that_is_no_record_is_named(tmp_path: Path) -> None:
     file = tmp_path / "out.jsonl"
     open_output(file, SETTINGS).write(iter([extraction("a")]), ignore)

@@ -27,18 +27,22 @@ def test_a_store_is_filled_asked_merged_and_exported(tmp_path: Path) -> None:
         assert done.returncode == status, done.stderr
         return done.stdout + done.stderr
 
-    record = {
-        "id": "d1",
-        "text": "北京是中国的首都。",
-        "relation": [{"head": "中国", "relation": "首都", "tail": "北京"}],
-    }
-    other = {"head": "IBM", "relation": "made", "tail": "PC"}
-    lines = [record, other, {**other, "head": "ibm", "tail": "OS/2"}]
-    (tmp_path / "found.jsonl").write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
-    assert "3 new facts, 1 new mentions" in run("add", "found.jsonl", "source=smollm2")
+    capital = {"head": "中国", "relation": "首都", "tail": "北京", "head_span": [3, 5]}
+    event = {"event_type": "birth", "event_trigger": "born", "start": 4, "end": 8}
+    event["arguments"] = [{"argument": "Ada", "role": "who", "start": 0, "end": 3}]
+    ada = {"entity": "Ada", "entity_type": "person", "start": 0, "end": 3}
+    records = [
+        {"id": "d1", "text": "北京是中国的首都。", "task": "re", "relation": [capital]},
+        {"id": "d2", "text": "Ada born.", "task": "ee", "entity": [ada], "event": [event]},
+        {"head": "IBM", "relation": "made", "tail": "PC"},
+    ]
+    (tmp_path / "found.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    assert "found.jsonl: 5 new facts, 5 new mentions" in run("add", "found.jsonl", "source=smollm2")
     (about,) = run("about", "北京", "json=true").splitlines()
-    assert json.loads(about)["facts"][0]["mentions"][0]["provenance"] == {"document": "d1", "source": "smollm2"}
-    assert "entity's: 1, of 1" in run("merge")
-    assert "OS/2" in run("query", 'SELECT ?n { e:IBM r:made ?x . ?x rdfs:label ?n FILTER(?n = "OS/2") }')
-    assert "made.ttl: 3 facts" in run("export", "made.ttl")
+    where = json.loads(about)["facts"][0]["mentions"][0]["provenance"]
+    assert where == {"document": "d1", "source": "smollm2", "sentence": "北京是中国的首都。"}
+    assert "entity's: 1, of 1" in run("merge")  # Ada the person and Ada who plays a role
+    query = 'SELECT ?event { ?event r:who ?x . ?x rdfs:label ?n FILTER(?n = "Ada") }'
+    assert "e:born (d2:4):birth" in run("query", query)
+    assert "made.ttl: 5 facts" in run("export", "made.ttl")
     assert "did you mean 中国?" in run("about", "国", status=2)

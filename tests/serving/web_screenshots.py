@@ -9,6 +9,10 @@ from pathlib import Path
 from tests.serving.web_browser import NARROW, Visitor, browser, find_chromium
 
 SENTENCE = "抽取三元组(头,关系,尾)：创始人、位于\n何明光创立的立光电机位于长田市。"
+CURIE = (
+    "Marie Curie was born in Warsaw, Poland. She worked at the University of Paris with Pierre Curie, and founded the "
+    "Curie Institute there."
+)
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "images"
 
 
@@ -19,6 +23,7 @@ def main(url: str) -> None:
     with browser(executable) as chromium:
         chat(Visitor(chromium, url).open().with_models())
         compare(Visitor(chromium, url, color_scheme="dark").open("/ui/zh/").with_models())
+        extraction(Visitor(chromium, url).open().with_models())
         narrow(Visitor(chromium, url, viewport=NARROW, has_touch=True).open("/ui/zh/").with_models())
 
 
@@ -42,6 +47,17 @@ def compare(visitor: Visitor) -> None:
     visitor.until(lambda: visitor.page.input_value("#right-output textarea"), "no answer")
     visitor.finished("#compare-stop")
     shoot(visitor, "web_compare.png")
+
+
+def extraction(visitor: Visitor) -> None:
+    """Relations of two sentences, with their picture."""
+    visitor.page.get_by_role("tab", name="Extraction").click()
+    visitor.page.fill("#extraction-text textarea", CURIE)
+    visitor.choose("#task", "Relations with types")
+    visitor.page.click("#extraction-run")
+    visitor.until(lambda: visitor.page.locator("#extraction-output .extraction").count(), "nothing was shown")
+    visitor.finished("#extraction-stop")
+    visitor.page.screenshot(path=FOLDER / "web_extraction.png", full_page=True)
 
 
 def narrow(visitor: Visitor) -> None:

@@ -20,14 +20,15 @@ from src.extraction.formats.format import Note
 from src.extraction.items import Argument, Entity, Event, Items, Relation
 from src.extraction.schema import EventType, Question, RecordType, RelationType, Task
 
-NONE = frozenset({"", "nan", "none", "null", "nil", "无"})
+# As models spell it; "Nan" and "Nil" are names.
+NONE = frozenset({"", "NAN", "NaN", "nan", "None", "NONE", "none", "Null", "NULL", "null", "NIL", "nil", "无"})
 HEAD_KEYS = ("subject", "head", "h", "头实体")
 TAIL_KEYS = ("object", "tail", "t", "尾实体")
 
 
 def is_none(value: Any) -> bool:
     """Whether a value says that there is nothing."""
-    return value is None or (isinstance(value, str) and value.strip().casefold() in NONE)
+    return value is None or (isinstance(value, str) and value.strip() in NONE)
 
 
 def answer_object(question: Question, items: Items, text: str) -> dict[str, Any]:
@@ -46,7 +47,15 @@ def answer_object(question: Question, items: Items, text: str) -> dict[str, Any]
 
 
 def items_of_answer(question: Question, answer: Mapping[str, Any], notes: Counter[Note]) -> Items:
-    """The items that an answer states, without spans; what can't be read is passed over and counted in ``notes``."""
+    """The items that an answer states, each once, without spans; what can't be read is passed over.
+
+    That and repeats are counted in ``notes``.
+    """
+    return without_repeats(stated_items(question, answer, notes), notes)[0]
+
+
+def stated_items(question: Question, answer: Mapping[str, Any], notes: Counter[Note]) -> Items:
+    """The same with repeats."""
     readers: dict[Task, Callable[..., Items]] = {
         Task.NER: _read_entities,
         Task.RE: _read_relations,
@@ -64,7 +73,26 @@ def items_of_answer(question: Question, answer: Mapping[str, Any], notes: Counte
             notes[Note.MISSING_KEY] += 1
         elif not is_none(value := answer[keys[element.name]]):
             items += read(question, element, value, notes)
-    return _unrepeated(items, notes)
+    return items
+
+
+def without_repeats(items: Items, notes: Counter[Note]) -> tuple[Items, Items]:
+    """Each item once, and the repeats, which are counted in ``notes``."""
+    kinds = [_first_and_again(kind) for kind in (items.entities, items.relations, items.events)]
+    once, repeats = Items(*(first for first, _ in kinds)), Items(*(again for _, again in kinds))
+    if repeats:
+        notes[Note.DUPLICATE] += len(repeats)
+    return once, repeats
+
+
+def _first_and_again(items: Iterable[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    again = []
+    seen: dict[Any, None] = {}
+    for item in items:
+        if item in seen:
+            again.append(item)
+        seen[item] = None
+    return tuple(seen), tuple(again)
 
 
 def _matched_keys(question: Question, answer: Mapping[str, Any], notes: Counter[Note]) -> dict[str, str]:
@@ -129,7 +157,8 @@ def _event_list(question: Question, element: EventType, items: Items, text: str)
         answer = {"trigger": event.trigger or "NAN", "arguments": values if any(filled.values()) else {}}
         if answer not in answers:
             answers.append(answer)
-    return sorted(answers, key=lambda answer: (text.find(answer["trigger"]) < 0, text.find(answer["trigger"])))
+    places = {event.trigger or "NAN": text.find(event.trigger) if event.trigger else -1 for event in items.events}
+    return sorted(answers, key=lambda answer: (places[answer["trigger"]] < 0, places[answer["trigger"]]))
 
 
 def _record(question: Question, element: RecordType, items: Items, text: str) -> dict[str, dict[str, Any]]:
@@ -235,12 +264,3 @@ def _read_records(question: Question, element: RecordType, value: Any, notes: Co
                         Relation(name.strip(), attribute, text, element.name) for text in _texts(texts, notes)
                     ]
     return Items(tuple(entities), tuple(relations))
-
-
-def _unrepeated(items: Items, notes: Counter[Note]) -> Items:
-    once = Items(
-        tuple(dict.fromkeys(items.entities)), tuple(dict.fromkeys(items.relations)), tuple(dict.fromkeys(items.events))
-    )
-    if repeats := len(items) - len(once):
-        notes[Note.DUPLICATE] += repeats
-    return once

@@ -34,11 +34,17 @@ class Note(StrEnum):
 
 @dataclass(frozen=True)
 class Parsed:
-    """What could be read of one answer. ``notes`` counts what was wrong with parts of it."""
+    """What could be read of one answer.
+
+    items: each once.
+    notes: counts of what was wrong with parts of the answer.
+    repeats: what it states again.
+    """
 
     items: Items
     status: Status
     notes: Counter[Note] = field(default_factory=Counter)
+    repeats: Items = field(default_factory=Items)
 
 
 class PromptFormat(Protocol):

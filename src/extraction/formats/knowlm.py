@@ -11,7 +11,8 @@ label, with commas between them. Both know four forms for entities and relations
 and one for events: ``(trigger,type,role#text;role#text)``, ``(trigger,type)`` where only triggers are asked for.
 
 Reading is tolerant: any of the forms, list marks, labels, full-width punctuation, commas inside a text, a last item
-that is cut off. What the forms can't say is lost in writing: a text with a line's end, or with an unbalanced bracket.
+that is cut off. What the forms can't say is lost in writing: a text with a line's end, and in ZhiXi's one with half a
+pair of brackets.
 """
 
 import re
@@ -23,7 +24,7 @@ from itertools import pairwise
 from typing import Any
 
 from src.errors import UserError
-from src.extraction.formats.answers import answer_object, is_none
+from src.extraction.formats.answers import answer_object, is_none, without_repeats
 from src.extraction.formats.format import Note, Parsed, Status
 from src.extraction.formats.knowlm_prompts import FORMS, KNOWLM, LABELS, ZHIXI, ZHIXI_EVENTS
 from src.extraction.formats.lenient_json import read_object
@@ -114,7 +115,8 @@ class KnowLM:
         status = reader.status()
         if status is Status.FAILED or (strict and status is not Status.EXACT):
             return Parsed(Items(), Status.FAILED)
-        return Parsed(reader.items(), status, reader.notes)
+        items, repeats = without_repeats(reader.items(), reader.notes)
+        return Parsed(items, status, reader.notes, repeats)
 
     def _form(self, question: Question) -> str:
         form = FORMS[question.language][question.task][self.form if question.task in (Task.NER, Task.RE) else 0]
@@ -184,13 +186,10 @@ class _Reader:
         return Status.TRIMMED if self.passed_over or self.notes[Note.WRONG_SHAPE] else Status.EXACT
 
     def items(self) -> Items:
-        once = list(dict.fromkeys(self.found))
-        if repeats := len(self.found) - len(once):
-            self.notes[Note.DUPLICATE] += repeats
         return Items(
-            tuple(item for item in once if isinstance(item, Entity)),
-            tuple(item for item in once if isinstance(item, Relation)),
-            tuple(item for item in once if isinstance(item, Event)),
+            tuple(item for item in self.found if isinstance(item, Entity)),
+            tuple(item for item in self.found if isinstance(item, Relation)),
+            tuple(item for item in self.found if isinstance(item, Event)),
         )
 
     def read(self, answer: str) -> None:
@@ -219,6 +218,8 @@ class _Reader:
             self.passed_over = True
         elif line[start] == "{":
             self._objects(line, start)
+        elif fields := self._unbalanced(line):
+            self._item(fields)
         else:
             self._groups(line)
 
@@ -228,10 +229,11 @@ class _Reader:
         if keyed:
             self._item([field.strip() for field in keyed.groups()])
             return True
-        before, colon, after = line.replace("：", ":", 1).partition(":")
-        name = self.names.get(_folded(before)) if colon and len(before) <= MAX_ITEM_CHARS else None
-        if name is None:
+        colons = [found.start() for found in re.finditer("[:：]", line[:MAX_ITEM_CHARS])][:MAX_COMMAS]
+        colon = next((each for each in reversed(colons) if _folded(line[:each]) in self.names), None)  # names hold some
+        if colon is None:
             return False
+        name, after = self.names[_folded(line[:colon])], line[colon + 1 :]
         fields = self._ends(after) if self.question.task is Task.RE else [after.strip()]
         if fields:
             self._item([fields[0], name, *fields[1:]])
@@ -259,7 +261,7 @@ class _Reader:
             inside = line[start + 1 : stop - 1]
             if self.question.task in (Task.EE, Task.EEA):
                 self._event(inside)
-            elif (fields := self._split(inside)) is not None:
+            elif (fields := self._split(inside, _commas(inside))) is not None:
                 self._item(fields)
             else:
                 self.notes[Note.WRONG_SHAPE] += 1
@@ -269,9 +271,21 @@ class _Reader:
         else:
             self.passed_over |= bool(rest)
 
-    def _split(self, inside: str) -> list[str] | None:
+    def _unbalanced(self, line: str) -> list[str] | None:
+        """The fields of a line that is one item with half a pair of brackets in a text; None where that is not sure."""
+        count = [sum(map(line.count, brackets)) for brackets in (_OPEN, _CLOSED)]
+        is_event = self.question.task in (Task.EE, Task.EEA)
+        if is_event or count[0] == count[1] or line[0] not in _OPEN or line[-1] not in _CLOSED:
+            return None
+        inside = line[1:-1]
+        commas = [found.start() for found in re.finditer("[,，]", inside)][:MAX_COMMAS]
+        fields = self._split(inside, commas) if len(line) <= MAX_ITEM_CHARS else None
+        if fields is None or _folded(fields[1]) not in self.names:
+            return None
+        return fields if all(each in self.text for each in (fields[0], *fields[2:])) else None
+
+    def _split(self, inside: str, commas: Sequence[int]) -> list[str] | None:
         """Entity and type, or head, relation and tail, at the commas where the parts are what they should be."""
-        commas = _commas(inside)
         if self.question.task is not Task.RE:
             return [inside[: commas[-1]].strip(), inside[commas[-1] + 1 :].strip()] if commas else None
         cuts = [

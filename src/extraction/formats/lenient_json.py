@@ -49,7 +49,7 @@ _AFTER = re.compile(
     re.IGNORECASE,
 )
 _STOPS = {opener: re.compile(rf"[{closers}\\]") for opener, closers in CLOSERS.items()}
-_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)  # \x is Python's
 
 
 class _Unfinished(Exception):
@@ -89,6 +89,12 @@ def read_object(text: str, start: int) -> tuple[dict[str, Any], bool]:
                 outer.value.pop()
         return root, False
     return root, True
+
+
+def number(word: str) -> float | int | str:
+    """The number that a word spells; the word itself where the number would be spelled otherwise, as 1.50 and 007."""
+    value = float(word) if set(word) & set(".eE") else int(word)
+    return value if str(value) == word else word
 
 
 def _step(text: str, position: int, stack: list[_Open]) -> int:
@@ -161,7 +167,7 @@ def _scalar(text: str, position: int) -> tuple[Any, int]:
     if word.lower() in WORDS:
         return WORDS[word.lower()], found.end()
     if _NUMBER.fullmatch(word):
-        return float(word) if set(word) & set(".eE") else int(word), found.end()
+        return number(word), found.end()
     return word, found.end()
 
 
@@ -185,7 +191,7 @@ def _string(text: str, position: int) -> tuple[str, int]:
 
 def _unescaped(escape: str) -> str:
     """What stands behind a backslash; one that escapes nothing is kept, as in the path or formula it is part of."""
-    if len(escape) == 5:
+    if len(escape) > 1:
         return chr(int(escape[1:], 16))
     return ESCAPES.get(escape, escape if escape in "\"'/\\`“”‘’" else "\\" + escape)
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from src.extraction.formats.answers import answer_object, items_of_answer
+from src.extraction.formats.answers import answer_object, stated_items, without_repeats
 from src.extraction.formats.format import Note, Parsed
 from src.extraction.items import Items
 from src.extraction.schema import (
@@ -148,8 +148,9 @@ class OneKE:
 
         found, status = parse_object(answer, strict)
         notes: Counter[Note] = Counter()
-        items = items_of_answer(question, found, notes) if found is not None else Items()
-        return Parsed(items, status, notes)
+        stated = stated_items(question, found, notes) if found is not None else Items()
+        items, repeats = without_repeats(stated, notes)
+        return Parsed(items, status, notes, repeats)
 
 
 def instruction_of(question: Question) -> str:

@@ -15,7 +15,7 @@ from src.extraction.readers.read import read_samples
 from src.extraction.readers.schemas import read_readable, read_schema, read_topics, renamed, renamed_items
 from src.extraction.schema import Language, Schema, Task
 from src.extraction.scoring.scoring import Graded, Mode, Report, score
-from src.extraction.scoring.units import VIEWS, ArgumentMatch, asked_for, is_typed, units
+from src.extraction.scoring.units import VIEWS, ArgumentMatch, asked_for, is_typed, types, units
 from src.generation.engine import Engine
 from src.generation.tasks import Answer, answers
 
@@ -67,19 +67,28 @@ def read_gold(
         limit: of texts, from the top.
 
     Raises:
-        UserError: a file is missing or of no known form, ids repeat, or the schema has nothing for the task.
+        UserError: a file is missing or of no known form, ids repeat, the schema has nothing for the task, or it asks
+            for no type that is annotated.
     """
     by_topic = read_topics(schema, language) if isinstance(schema, (str, Path)) else {}
     found = next(iter(by_topic.values())) if by_topic else read_schema(schema, language)
     names = read_readable(schema, language) if readable else {}
     samples: list[Sample] = []
+    annotated: dict[str, None] = {}
     for sample in read_samples(path, format, source):
         if limit is not None and len(samples) >= limit:
             break
         kept = asked_for(sample.items, by_topic.get(sample.category, found), task)
+        annotated |= dict.fromkeys(types(sample.items, task))
         samples.append(replace(sample, items=renamed_items(kept, names)))
     if not samples:
         raise UserError(f"{path} holds no annotated texts: give at least one")
+    if annotated and not any(len(sample.items) for sample in samples):
+        names_asked = ", ".join(element.name for element in found.elements(task)[:5])
+        raise UserError(
+            f"nothing that task={task} asks for by this schema ({names_asked}, …) is annotated in {path}, whose types "
+            f"are {', '.join(list(annotated)[:5])}, …: give the schema of these"
+        )
     return GoldSet(samples, renamed(found, names), task, by_topic)
 
 

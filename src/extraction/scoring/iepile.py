@@ -68,7 +68,7 @@ def iepile_score(answers: Iterable[Answer]) -> IEPileReport:
     tasks = set()
     for answer in answers:
         tasks.add(answer.question.task)
-        grouped.setdefault((answer.gold.source, answer.gold.id), []).append(answer)
+        grouped.setdefault((answer.gold.source, answer.gold.id or answer.gold.text), []).append(answer)
     if len(tasks) != 1 or not tasks <= IEPILE_TASKS:
         given = ", ".join(sorted(tasks)) or "none"
         raise UserError(f"IEPile's evaluator scores one of the tasks ner, re, ee, eea at a time, not {given}: leave it")

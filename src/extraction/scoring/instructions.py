@@ -53,16 +53,22 @@ class Evaluation:
 
 
 def read_records(path: str | Path, limit: int | None = None) -> list[dict[str, Any]]:
-    """Records of a JSONL file, each with an answer; UserError names the line that has none."""
+    """Records of a JSONL file, each with an answer and an ``id``; UserError names the line that has none."""
     file = Path(path)
     if not file.is_file():
         raise UserError(f"data file '{path}' does not exist: python scripts/make_instructions.py makes one")
+    try:
+        lines = file.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}): convert it, with iconv for instance") from error
     records: list[dict[str, Any]] = []
-    for number, line in enumerate(file.read_text("utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip() or (limit is not None and len(records) >= limit):
             continue
         try:
             record = json.loads(line)
+            if not isinstance(record, dict):
+                raise TypeError(f"found a {type(record).__name__}: give one record, a JSON object, a line")
             answered = messages_from_record(record)[-1].role == "assistant"
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}:{number}: {error}") from error
@@ -88,7 +94,8 @@ def evaluate(
     ``tokens_per_second`` beside.
     """
     decoding = decoding or Decoding(max_new_tokens=128)
-    requests = [make_request(record, str(record["id"]), True, decoding, system) for record in records]
+    # by number, because two records of a file may have one id
+    requests = [make_request(record, str(number), True, decoding, system) for number, record in enumerate(records)]
     start, found = time.perf_counter(), {}
     for answer in answers(engine, requests):
         found[answer.id] = answer
@@ -96,11 +103,11 @@ def evaluate(
             done(answer)
     seconds = time.perf_counter() - start
     predictions = []
-    for record in records:
-        answer, expected = found[str(record["id"])], messages_from_record(record)[-1].content
+    for number, record in enumerate(records):
+        answer, expected = found[str(number)], messages_from_record(record)[-1].content
         language = str(record.get("language", "all"))
         predictions.append(
-            Prediction(answer.id, language, answer.prompt, answer.text.strip(), expected, answer.finish_reason)
+            Prediction(str(record["id"]), language, answer.prompt, answer.text.strip(), expected, answer.finish_reason)
         )
     tokens = sum(answer.completion_tokens for answer in found.values())
     speed = {"seconds": seconds, "completion_tokens": tokens, "tokens_per_second": tokens / max(seconds, 1e-9)}

@@ -182,17 +182,17 @@ def score(graded: Iterable[Graded], mode: Mode = "set", match: ArgumentMatch = "
 def grade(answers: Iterable[Answer], format: PromptFormat, strict: bool = False) -> list[Graded]:
     """Read answers and put those of one sample and task together: the records that `score` takes.
 
-    Samples are told apart by source and id, so ids must be unique within a source.
+    Samples are told apart by everything they are, because in IEPile's files texts that are equal share an id.
     """
-    found: dict[tuple[str, str, Task], Graded] = {}
+    found: dict[tuple[Sample, Task], Graded] = {}
     for answer in answers:
-        key = answer.gold.source, answer.gold.id, answer.question.task
+        key = answer.gold, answer.question.task
         before = found.get(key) or Graded(answer.gold, Items(), answer.question.task)
         parsed = format.parse(answer.text, answer.question, answer.gold.text, strict)
         _, missing = place(parsed.items, answer.gold.text)
         before.statuses[parsed.status] += 1
         before.notes.update(parsed.notes + missing)
-        together = _joined(before.found, parsed.items)
+        together = _joined(before.found, parsed.items + parsed.repeats)  # which count in the mode multiset
         found[key] = Graded(before.gold, together, before.task, before.statuses, before.notes)
     return list(found.values())
 

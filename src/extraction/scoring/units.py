@@ -87,6 +87,15 @@ def is_typed(gold: Items, task: Task) -> bool:
     return task is not Task.KG or all(relation.head_type for relation in gold.relations)
 
 
+def types(items: Items, task: Task) -> list[str]:
+    """Names of the types of the items that the task is about."""
+    if task is Task.NER:
+        return [entity.type for entity in items.entities]
+    if task in (Task.RE, Task.SPO, Task.KG):
+        return [relation.relation for relation in items.relations]
+    return [event.type for event in items.events]
+
+
 def asked_for(items: Items, schema: Schema, task: Task) -> Items:
     """The part of gold items that a task asks for with this schema: an answer can hold nothing else."""
     elements = schema.elements(task)

@@ -265,6 +265,7 @@ def _write_records(parts: list[Part], work: Path) -> int:
                 for counts, conversion in zip(chain([part.counts], repeat(again)), turns, strict=False):
                     records.writelines(_line(record) for record in training_records(sample, conversion, counts))
             part.counts.add_records_of(again)
+            _refuse_other_labels(part)
             for sample in part.validation:
                 for record in training_records(sample, part.conversion, part.validation_counts):
                     held_out.write(_line(record))
@@ -278,6 +279,16 @@ def _write_records(parts: list[Part], work: Path) -> int:
     if not total:
         raise UserError("no training record is left: look at the inputs, their task and schema, and the limits")
     return total
+
+
+def _refuse_other_labels(part: Part) -> None:
+    """Raise `UserError` where no label of a set is in its schema: every answer would be that there is nothing."""
+    counts = part.counts
+    if counts.records == counts.empty_records and counts.outside_schema:
+        found, asked = (", ".join(list(names)[:5]) for names in (counts.outside_schema, counts.elements))
+        raise UserError(
+            f"nothing that {part.name} holds ({found}, …) is in its schema ({asked}, …): give its own schema="
+        )
 
 
 def _watched(samples: list[Sample], name: str) -> Iterator[Sample]:

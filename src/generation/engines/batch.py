@@ -21,9 +21,9 @@ from src.generation.engines.row import Report, Row
 from src.generation.engines.sampling import report
 from src.generation.engines.token_bytes import TokenBytes
 
-# How many tokens of one row cost as much time as a step by itself (reading the weights, starting the kernels): on two
-# cores with 135M parameters (docs/engines.md); GPUs have so much to spare that padding is free.
-STEP_COST = {"cpu": 12, "cuda": 500}
+# How many tokens take as much time as a step by itself (reading the weights, starting the kernels): 8 to 12 on two
+# cores with 135M parameters. GPUs compute hundreds in the time in which they read the weights.
+STEP_COST = {"cpu": 10, "cuda": 500}
 
 
 class Batch:

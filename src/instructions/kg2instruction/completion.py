@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from src.instructions.kg2instruction.facts import Fact, TextUnit
+from src.instructions.kg2instruction.mentions import bounded
 from src.instructions.kg2instruction.vocabulary import Language, Rule
 
 
@@ -44,6 +45,8 @@ def completed(unit: TextUnit, rules: Sequence[Rule], language: Language, complet
 
 def _place(text: str, words: str) -> tuple[int, int] | None:
     start = text.find(words) if words.strip() else -1
+    while start >= 0 and not bounded(text, start, start + len(words)):
+        start = text.find(words, start + 1)
     return (start, start + len(words)) if start >= 0 else None
 
 

@@ -5,12 +5,14 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
 from datatrove.pipeline.base import PipelineStep
 
 from src.corpus.progress import Pace
+from src.errors import UserError
 from src.instructions.kg2instruction.index import build_index
+from src.instructions.kg2instruction.vocabulary import Language
 from src.instructions.kg2instruction.wikipedia import Site, read_pages, write_redirects
 from src.instructions.kg2instruction.work import RowWriter, Work, write_json
 
@@ -57,13 +59,21 @@ class SplitPages(DumpStep):
             for part in parts:
                 part.close(keep=done)
         counts["other_pages"] = site.skipped
-        write_json(work.site(rank), asdict(site) | {"namespaces": sorted(site.namespaces)})
+        write_json(
+            work.site(rank), asdict(site) | {"namespaces": sorted(site.namespaces), "hidden": sorted(site.hidden)}
+        )
         work.write_counts(self.name, rank, counts)
 
-    @staticmethod
-    def _deal(file: Path, site: Site, parts: list[RowWriter], redirects: TextIO, counts: Counter[str]) -> None:
+    def _check_language(self, file: Path, site: Site) -> None:
+        wanted = f"{self.work.language}wiki"
+        if site.name != wanted and site.name.removesuffix("wiki") in get_args(Language):
+            raise UserError(f"{file} is a dump of {site.name}: give language={site.name[:2]}, or a dump of {wanted}")
+
+    def _deal(self, file: Path, site: Site, parts: list[RowWriter], redirects: TextIO, counts: Counter[str]) -> None:
         pace = Pace()
         for page in read_pages(file, site, lambda done: pace.advance(done, counts["pages"], counts["characters"])):
+            if not counts:
+                self._check_language(file, site)
             if page.redirect is not None:
                 redirects.write(json.dumps([page.title, page.redirect], ensure_ascii=False) + "\n")
                 counts["redirects"] += 1

@@ -41,7 +41,7 @@ class EntailmentFilter:
         device: ``cpu``, ``cuda``, …; None takes a GPU where there is one.
 
     Raises:
-        UserError: the model has no label called entailment.
+        UserError: the model cannot be loaded or has no label called entailment.
     """
 
     def __init__(self, model: str, threshold: float = 0.5, batch_size: int = 16, device: str | None = None) -> None:
@@ -52,8 +52,15 @@ class EntailmentFilter:
             raise UserError(f"entailment.threshold={threshold} is no probability: give a number from 0 to below 1")
         self.threshold, self.batch_size = threshold, batch_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        self.model: Any = AutoModelForSequenceClassification.from_pretrained(model).eval().to(self.device)
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
+            self.model: Any = AutoModelForSequenceClassification.from_pretrained(model).eval().to(self.device)
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"entailment.model={model} cannot be loaded ({reason}): give the folder or hub id of a model for "
+                "natural-language inference"
+            ) from error
         labels: dict[int, str] = self.model.config.id2label
         self.label = next((int(i) for i, name in labels.items() if name.lower() == "entailment"), -1)
         if self.label < 0:

@@ -120,7 +120,11 @@ def _read_file(
         base.commit()
 
     for entity in read_entities(file, position):
-        item = read_item(entity, language, properties)
+        try:
+            item = read_item(entity, language, properties)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            position.bad += 1  # one odd entity must not end the reading of a hundred million
+            continue
         if item is None or not _append(base, item):
             continue
         items += 1

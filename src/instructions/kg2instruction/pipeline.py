@@ -29,12 +29,13 @@ from src.instructions.kg2instruction.dump_files import find_dumps
 from src.instructions.kg2instruction.dumps import CollectRedirects, DumpStep, ReadWikidata, SplitPages
 from src.instructions.kg2instruction.index import KnowledgeIndex, index_request
 from src.instructions.kg2instruction.settings import Settings
-from src.instructions.kg2instruction.vocabulary import FILE, load_vocabulary
+from src.instructions.kg2instruction.vocabulary import FILE, check_language, load_vocabulary
 from src.instructions.kg2instruction.work import Work, read_rows, write_json
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # raise it when the same dumps give other records
+MAX_PARTS = 128  # of one Wikipedia file; all are open at once while its pages are dealt out
 SPLITS = ("train", "validation", "test")
 COUNTED = (  # the steps whose counts the report has
     *("wikidata", "pages", "read", "choose", "wikitext", "mentions", "passages", "relate", "topic"),
@@ -104,12 +105,14 @@ def plan(settings: Settings) -> Work:
         raise UserError("neither wikidata=… nor an index that exists is given: give Wikidata's JSON dump")
     if index.is_file():
         _check_index(index, wikidata, settings)
+    language = check_language(settings.language)
     own = {"output", "index", "overwrite", "keep_work", "wikidata", "wikipedia", "ner", "completion"}
     asked = {key: value for key, value in asdict(settings).items() if key not in own}
     asked |= {"ner": _described(settings.ner), "completion": _described(settings.completion)}
     asked |= {"version": VERSION, "vocabulary": hashlib.sha256(FILE.read_bytes()).hexdigest()}
-    asked |= {"files": [[file.name, file.stat().st_size] for file in (*wikipedia, *wikidata)]}
-    parts = tuple(1 + file.stat().st_size // settings.part_bytes for file in wikipedia)
+    asked |= {"files": [[file.name, file.stat().st_size] for file in wikipedia]}
+    asked |= {"wikidata": index_request(wikidata, language) if wikidata else _request_of(index)}
+    parts = tuple(min(MAX_PARTS, 1 + file.stat().st_size // settings.part_bytes) for file in wikipedia)
     request = json.dumps(asked, ensure_ascii=False, sort_keys=True, default=str)
     folder = settings.output / ".work" / "files"
     return Work(folder, request, settings, index, tuple(wikidata), tuple(wikipedia), parts)
@@ -125,16 +128,21 @@ def _described(hook: Any) -> Any:
 def _check_index(index: Path, wikidata: list[Path], settings: Settings) -> None:
     """Refuse an index that was made from other files; with ``overwrite`` it is made again."""
     KnowledgeIndex(index, settings.language)  # type: ignore[arg-type]
-    base = sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True)
-    found = base.execute("select value from meta where key = 'request'").fetchone()
-    base.close()
-    if wikidata and found[0] != index_request(wikidata, settings.language):  # type: ignore[arg-type]
+    if wikidata and _request_of(index) != index_request(wikidata, settings.language):  # type: ignore[arg-type]
         if not settings.overwrite:
             raise UserError(
                 f"{index} was made from other files or for other properties: leave wikidata=… away to use it all the "
                 "same, or give overwrite=true or another index=…"
             )
         index.unlink()
+
+
+def _request_of(index: Path) -> str:
+    """What an index was made from."""
+    base = sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True)
+    found = base.execute("select value from meta where key = 'request'").fetchone()
+    base.close()
+    return str(found[0])
 
 
 def stages(work: Work) -> list[Stage]:

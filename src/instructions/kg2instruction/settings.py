@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from src.errors import UserError
 from src.instructions.kg2instruction.mentions import Dictionary
@@ -29,7 +29,7 @@ class Settings:
     empty_texts: share of the texts with two entities or more and no triple that are kept, as examples of nothing.
     unrelated_pairs: pairs without a relation that a record names at most, in its field ``no_relation``.
     validation_fraction, test_fraction: of the pages.
-    part_bytes: of a Wikipedia file that one task works on.
+    part_bytes: of a Wikipedia file that one task works on; a file has at most 128 tasks.
     """
 
     wikipedia: list[str]
@@ -57,6 +57,15 @@ class Settings:
         check_language(self.language)
         self.output = Path(self.output).expanduser().absolute()
         self.index = None if self.index is None else Path(self.index).expanduser().absolute()
+        for name in ("max_triples", "min_triples", "unrelated_pairs", "part_bytes"):
+            if not isinstance(getattr(self, name), int):
+                raise UserError(f"{name}={getattr(self, name)} is no whole number: give one such as 5")
+        if self.dictionary not in get_args(Dictionary):
+            raise UserError(
+                f"dictionary={self.dictionary} is not known: choose one of {', '.join(get_args(Dictionary))}"
+            )
+        if self.entailment is not None and "model" not in self.entailment:
+            raise UserError("entailment names no model: give entailment={model: FOLDER}")
         for name in ("empty_texts", "validation_fraction", "test_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} is no fraction: give a number from 0 to 1")

@@ -22,8 +22,7 @@ from src.instructions.kg2instruction.completion import completed
 from src.instructions.kg2instruction.entailment import EntailmentFilter
 from src.instructions.kg2instruction.facts import Fact, PageUnit, TextUnit
 from src.instructions.kg2instruction.index import KnowledgeIndex
-from src.instructions.kg2instruction.kinds import Kinds
-from src.instructions.kg2instruction.limit import VALUE_TYPES, SchemaLimit
+from src.instructions.kg2instruction.limit import VALUE_TYPES, Kinds, SchemaLimit
 from src.instructions.kg2instruction.mentions import Mention, MentionFinder
 from src.instructions.kg2instruction.passages import Passage, passages
 from src.instructions.kg2instruction.relate import Relater
@@ -116,7 +115,7 @@ class ReadWikitext(RecordStep):
 
     def begin(self) -> None:
         found = json.loads(self.work.site(0).read_text(encoding="utf-8"))
-        self.site = Site(found["name"], frozenset(found["namespaces"]))
+        self.site = Site(found["name"], frozenset(found["namespaces"]), frozenset(found["hidden"]))
 
     def apply(self, document: Document) -> Iterator[Document]:
         linked = plain_text(document.text, self.work.language, self.site)
@@ -201,7 +200,7 @@ class LimitToTopic(RecordStep):
     def apply(self, document: Document) -> Iterator[Document]:
         unit: TextUnit = document.metadata[UNIT]
         unit.topic = self.kinds.kind(unit.page_item).topic
-        assert unit.topic is not None  # FindMentions keeps only pages with one
+        assert unit.topic is not None  # ChoosePages keeps only pages with one
         unit.facts = self.limit.limit(unit.facts, unit.topic)
         self.counts["facts"] += len(unit.facts)
         yield document

@@ -139,7 +139,7 @@ def find_value(text: str, start: int, end: int, spellings: Iterator[str], kind: 
         kind: of the value, ``time``, ``quantity`` or ``text``.
     """
     goes_on = {"time": _date_goes_on, "quantity": _quantity_goes_on, "text": _number_goes_on}[kind]
-    for spelling in spellings:
+    for spelling in filter(None, spellings):
         place = text.find(spelling, start, end)
         while place >= 0:
             stop = place + len(spelling)
@@ -183,7 +183,7 @@ def _date_goes_on(before: str, found: str, after: str) -> bool:
             before.endswith("前") or ("年" not in found and _CHINESE_YEAR_BEFORE.search(before))
         )
         return bool(headless or _CHINESE_AFTER.match(after) or _number_goes_on(before, found, after))
-    if found.isdigit() and _MONTH_BEFORE.search(before) or found[0].isalpha() and _DAY_BEFORE.search(before):
+    if (found.isdigit() and _MONTH_BEFORE.search(before)) or (found[0].isalpha() and _DAY_BEFORE.search(before)):
         return True
     has_year = re.search(r"\d{3}|BC|B\.C|AD|CE", found)
     follows = re.match(r" (?:BC|B\.C)", after) if has_year else _YEAR_AFTER.match(after)

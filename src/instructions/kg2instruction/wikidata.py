@@ -4,7 +4,7 @@ Format: one JSON array, an entity a line with a comma at its end; https://doc.wi
 """
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -75,19 +75,30 @@ def read_entities(path: Path, position: DumpPosition) -> Iterator[dict[str, Any]
                 if rest <= behind:
                     continue
                 position.lines, position.bytes = rest, raw.tell()
-                try:
-                    data = orjson.loads(line)
-                except orjson.JSONDecodeError:
-                    position.bad += 1
-                    continue
-                yield from data["entities"].values() if "entities" in data else (data,)
+                for entity in _entities(line):
+                    if isinstance(entity, dict):
+                        yield entity
+                    else:
+                        position.bad += 1
     except READ_ERRORS as error:
         raise damaged(path, error) from error
     if position.bad > MAX_BAD_FRACTION * position.lines:
         raise UserError(
-            f"{position.bad} of {position.lines} lines of {path} are not JSON: give Wikidata's JSON dump "
-            "(latest-all.json.bz2) or files of entities"
+            f"{path} has {position.bad} entries in {position.lines} lines that are no entities of Wikidata: give its "
+            "JSON dump (latest-all.json.bz2) or files of entities"
         )
+
+
+def _entities(line: bytes) -> Iterable[Any]:
+    """What a JSON text holds: one entity, a list of them, or an answer of the API; None where it is no JSON."""
+    try:
+        data = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return (None,)
+    if isinstance(data, list):
+        return data
+    found = data.get("entities") if isinstance(data, dict) else None
+    return found.values() if isinstance(found, dict) else (data,)
 
 
 def _lines(stream: IO[bytes], path: Path) -> Iterator[tuple[bytes, int]]:
@@ -114,6 +125,9 @@ def read_item(entity: Mapping[str, Any], language: Language, properties: Collect
     """What an item says in a language about the given properties; None for what is no item.
 
     Deprecated statements and unknown values are left out.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: the entity is not as Wikidata writes it.
     """
     if entity.get("type") != "item" or not str(entity.get("id", "")).startswith("Q"):
         return None

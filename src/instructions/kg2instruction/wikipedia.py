@@ -16,8 +16,11 @@ from src.instructions.kg2instruction.dump_files import READ_ERRORS, damaged, ope
 from src.instructions.kg2instruction.names import title_key
 from src.instructions.kg2instruction.vocabulary import Language
 
+# Links to these show nothing where they stand. A dump names its namespaces in one way; Chinese pages use all of these.
+HIDDEN = ("file", "image", "category", "文件", "档案", "檔案", "图像", "圖像", "分类", "分類")
 # every wiki knows these besides its own names
 CANONICAL = ("file", "image", "category", "template", "wikipedia", "help", "portal", "user", "talk", "special", "media")
+FILES, CATEGORIES = "6", "14"  # numbers of namespaces, the same in all wikis
 MAX_REDIRECTS = 3  # MediaWiki follows one; a few more cost nothing
 
 
@@ -33,10 +36,14 @@ class Page:
 
 @dataclass
 class Site:
-    """What the head of a dump says: its database name, and the lower-case names of namespaces that are not articles."""
+    """What the head of a dump says: its database name, and the lower-case names of namespaces that are not articles.
+
+    hidden: those of files and categories, to which links show nothing.
+    """
 
     name: str = ""
     namespaces: frozenset[str] = frozenset(CANONICAL)
+    hidden: frozenset[str] = frozenset(HIDDEN)
     skipped: int = field(default=0, compare=False)  # pages of other namespaces, or no wikitext
 
 
@@ -50,6 +57,7 @@ def read_pages(path: Path, site: Site, on_position: Callable[[int], None] | None
         UserError: the file is no dump, or damaged.
     """
     stream, raw = open_dump(path)
+    root = None
     try:
         with raw, stream:
             events = ElementTree.iterparse(stream, events=("start", "end"))
@@ -73,18 +81,18 @@ def read_pages(path: Path, site: Site, on_position: Callable[[int], None] | None
                     else:
                         yield page
     except ElementTree.ParseError as error:
+        if root is None:
+            raise UserError(f"{path} is no XML ({error}): give …-pages-articles.xml.bz2") from error
         raise damaged(path, error) from error
-    except StopIteration:
-        raise UserError(f"{path} is empty: give …-pages-articles.xml.bz2") from None
     except READ_ERRORS as error:
         raise damaged(path, error) from error
 
 
 def _read_site(element: ElementTree.Element, prefix: str, site: Site) -> None:
     site.name = element.findtext(f"{prefix}dbname") or ""
-    named = element.iter(f"{prefix}namespace")
-    others = {entry.text.lower() for entry in named if entry.get("key") != "0" and entry.text}
-    site.namespaces = frozenset(others) | set(CANONICAL)
+    named = [(entry.get("key"), entry.text.lower()) for entry in element.iter(f"{prefix}namespace") if entry.text]
+    site.namespaces = frozenset(name for key, name in named if key != "0") | set(CANONICAL)
+    site.hidden = frozenset(name for key, name in named if key in (FILES, CATEGORIES)) | set(HIDDEN)
 
 
 def _read_page(element: ElementTree.Element, prefix: str) -> Page | None:

@@ -63,12 +63,20 @@ SKIPPED_SECTIONS = {
     ),
     *("參考資料", "参考资料", "參看", "参看", "脚注", "腳註", "参考", "來源", "来源"),
 }
-_LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*$|(?:simple|wikt|wiktionary|commons|wikisource|wikiquote)$", re.I)
+_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*$|simple$")  # written small: "CSI" of "CSI: Miami" is none
+_PROJECT = re.compile(r"(?:[bcdnqsvw]|wikt|wiktionary|commons|wikisource|wikiquote|wikidata|species)$", re.I)
 _TRAIL = re.compile(r"[a-z]+")
 _VARIANT = re.compile(r"-\{([^{}]*)\}-")
 _VARIANT_FLAGS = re.compile(r"^\s*([A-Z;\s]*|zh[a-z-]*(?:;zh[a-z-]*)*)\s*\|")
 _SIMPLE_CODES = ("zh-cn", "zh-hans", "zh-my", "zh-sg", "zh")
-_MAGIC = re.compile(r"__[A-Z]+__")
+# Comments, references and switches, a third of many pages: gone before the parser, for speed and as it leaves some of
+# them in the text.
+_UNSEEN = re.compile(
+    r"(?<=\n)[ \t]*<!--.*?-->[ \t]*\n|<!--.*?-->"
+    r"|<ref\b[^<>]*(?<=/)>|<ref\b[^<>]*(?<!/)>[^<]*(?:<(?!/?ref\b)[^<]*)*</ref\s*>"
+    r"|__(?-i:[A-Z]+)__",
+    re.S | re.I,
+)
 BLOCKS = {"p", "blockquote", "center"}
 _LINE_BREAK = re.compile(r"(?<=[^\n])\n(?=[^\n*{|!])")
 # What is left where something was taken out of brackets, and other traces. Applied in this order.
@@ -92,7 +100,7 @@ def plain_text(wikitext: str, language: Language, site: Site) -> LinkedText:
         import mwparserfromhell
     except ImportError:
         raise UserError("reading wikitext needs mwparserfromhell: pip install -e '.[kg2instruction]'") from None
-    source = _MAGIC.sub("", wikitext)
+    source = _UNSEEN.sub("", wikitext)
     if language == "zh":
         source = _VARIANT.sub(lambda match: chosen_variant(match[1]), source)
     walk = _Walk(language, site)
@@ -176,9 +184,11 @@ class _Walk:
         forced = title.startswith(":")
         title = title.lstrip(":").strip()
         space, colon, _ = title.partition(":")
-        foreign = bool(colon) and (space.strip().lower() in self.site.namespaces or _LANGUAGE_LINK.match(space))
-        if foreign and (shown is None or not forced):
-            return  # a file, a category, or this page in another language
+        space = space.strip() if colon else ""
+        hidden = space.lower() in self.site.hidden or _LANGUAGE.match(space)
+        foreign = hidden or space.lower() in self.site.namespaces or _PROJECT.match(space)
+        if (hidden and not forced) or (foreign and shown is None):
+            return  # a file, a category, this page in another language, or the bare title of something else
         start = self.size
         if shown is None or not str(shown).strip():
             self._write(title if shown is None else _without_qualifier(title))

@@ -97,6 +97,14 @@ def test_keys_in_other_letter_case_and_width_are_the_ones_asked_for() -> None:
     assert found.entities == (Entity("Fiji", "Country Name"), Entity("王明", "人物（男）"))
 
 
+def test_names_that_look_like_nothing_are_kept() -> None:
+    question = Question(Task.NER, (EntityType("place"),))
+    assert read(question, {"place": ["Nan", "NAN", "nan", "Nil", "none", ""]}).entities == (
+        Entity("Nan", "place"),
+        Entity("Nil", "place"),
+    )
+
+
 def test_what_is_not_of_the_tasks_shape_is_counted_and_passed_over() -> None:
     ner = Question(Task.NER, (EntityType("a"), EntityType("b"), EntityType("c")))
     assert read(ner, {"a": ["x", ["y"], True, 7, "NAN"], "b": "z"}, wrong_shape=2, missing_key=1).entities == (

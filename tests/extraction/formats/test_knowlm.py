@@ -112,6 +112,23 @@ def test_what_models_write_around_an_item_is_passed_over(answer):
     assert KnowLM("knowlm").parse(answer, RELATIONS, TEXT).items == Items(relations=(FOUNDED,))
 
 
+def test_a_relation_with_a_colon_is_read_by_its_whole_name():
+    question = Question(Task.RE, (RelationType("饰演"), RelationType("饰演:inWork")), "zh")
+    items = Items(relations=(Relation("邓莎", "饰演", "小玉儿"), Relation("邓莎", "饰演:inWork", "笑傲江湖")))
+    text = "邓莎在笑傲江湖里饰演小玉儿"
+    format = KnowLM("knowlm", 2)
+    parsed = format.parse(format.answer(question, items, text), question, text)
+    assert parsed.items == items and parsed.status is Status.EXACT
+
+
+@pytest.mark.parametrize("name", ["（charles", "turan）", "天禄)电子竞技,俱乐部", "《伊苏(YsI&II"])
+def test_half_a_pair_of_brackets_in_a_text_is_read_where_the_text_holds_it(name):
+    question = Question(Task.NER, (EntityType("name"),))
+    answer = f"({name},name)\n(Bo,name)"
+    assert {entity.text for entity in KnowLM().parse(answer, question, f"{name} and Bo").items.entities} == {name, "Bo"}
+    assert [entity.text for entity in KnowLM().parse(answer, question, "Bo").items.entities][-1] == "Bo"
+
+
 def test_brackets_inside_an_entity_stay():
     parsed = KnowLM("knowlm").parse("(Alan Reed,born in,Paris (Texas), France)", RELATIONS, TEXT)
     assert parsed.items.relations == (Relation("Alan Reed", "born in", "Paris (Texas), France"),)

@@ -85,6 +85,7 @@ def test_of_a_cut_answer_no_half_value_is_taken(answer, value):
         ('{"a": ["C:\\dir"],}', "C:\\dir"),
         ("{'a': ['\\u5f20\\u4e09 \\ud83d\\ude00']}", "张三 😀"),
         ('{"a": ["“字字有来历”"],}', "“字字有来历”"),
+        (repr({"a": ["Rozen\xa0Maiden"]}), "Rozen\xa0Maiden"),
     ],
 )
 def test_strings_hold_what_was_meant(answer, value):
@@ -100,6 +101,12 @@ def test_words_of_other_languages_for_nothing_and_truth_are_read():
         "e": 1.5,
     }
     assert parse_object('{"a": NaN}', strict=True) == ({"a": None}, Status.EXACT)
+
+
+def test_numbers_keep_their_spelling():
+    for text in ('{"a": [1.50, 1e3, 7, 2.5]}', "{'a': [1.50, 1e3, 7, 2.5]}"):
+        assert parse_object(text)[0] == {"a": ["1.50", "1e3", 7, 2.5]}
+    assert parse_object("{a: [007, １２]}")[0] == {"a": ["007", "１２"]}
 
 
 def test_half_a_surrogate_pair_becomes_a_character_that_can_be_written():

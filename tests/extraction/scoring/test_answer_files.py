@@ -54,3 +54,18 @@ def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="at least one"):
         read_answers(tmp_path / "empty.json")
+
+
+def test_rows_without_an_id_are_told_apart_by_their_text_and_the_limit_counts_texts(tmp_path: Path) -> None:
+    lines = []
+    for name in "abc":
+        row = {"source": "s", "instruction": OneKE().message(CASES[Task.NER].question, name).content}
+        label = [{"entity": name, "entity_type": "人物"}]
+        outputs = (json.dumps({"人物": [name]}), "{}")  # two prompts of one text
+        lines += [json.dumps(row | {"label": label, "output": output}) for output in outputs]
+    path = tmp_path / "a.json"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    found = side_by_side(read_answers(path), OneKE())
+    assert found["tolerant"]["records"] == found["iepile"]["ner"]["records"] == 3
+    assert found["tolerant"]["f1"] == found["iepile"]["ner"]["entity"]["f1"] == 100
+    assert len(read_answers(path, limit=2)) == 4

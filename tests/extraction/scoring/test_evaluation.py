@@ -111,3 +111,8 @@ def test_a_file_without_texts_is_refused(tmp_path):
     (tmp_path / "dev.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="empty"):
         read_gold(tmp_path / "dev.jsonl", ["person"], Task.NER)
+
+
+def test_a_schema_of_other_types_than_those_annotated_is_refused(samples):
+    with pytest.raises(UserError, match=r"\(animal, …\).*person, city, verb, …"):
+        read_gold(samples, ["animal"], Task.NER)

@@ -38,8 +38,21 @@ def test_answers_that_are_not_triples_get_text_exact_match_only():
     assert scores == {"all": {"records": 1, "text_exact_match": 0.0}}
 
 
-@pytest.mark.parametrize("content", ["", '{"instruction": "x"}', "no json", '{"output": "x"}'])
+def test_records_of_one_id_get_an_answer_each():
+    split = make(n_train=0, n_test=4)
+    records = [
+        {"id": "same", "instruction": e.instruction, "input": e.input, "output": e.output, "language": e.language}
+        for e in split.test
+    ]
+    result = evaluate(Reader(split.test), records)
+    assert result.metrics["scores"]["en"]["text_exact_match"] == 1
+    assert [prediction.id for prediction in result.predictions] == ["same"] * len(records)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"instruction": "x"}', b"no json", b'{"output": "x"}', b"[1]", b'{"instruction": "\xff"}']
+)
 def test_a_file_without_answers_is_refused(tmp_path, content):
-    (tmp_path / "d.jsonl").write_text(content)
+    (tmp_path / "d.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=r"d\.jsonl"):
         read_records(tmp_path / "d.jsonl")

@@ -130,6 +130,25 @@ def test_answers_of_one_sample_are_graded_as_one():
     assert score([record]).scores[Task.NER]["entity"].total == Counts(2, 3, 2)
 
 
+def test_texts_that_share_an_id_are_told_apart_by_their_labels():
+    case = CASES[Task.NER]
+    other = Items(case.items.entities[:1])
+    samples = [Sample("", case.text, items) for items in (case.items, other)]
+    answers = [
+        Answer(sample, case.question, OneKE().answer(case.question, sample.items, case.text)) for sample in samples
+    ]
+    report = score(grade(answers, OneKE()))
+    assert report.records == 2 and report.scores[Task.NER]["entity"].total == Counts(3, 3, 3)
+
+
+def test_what_an_answer_repeats_counts_in_a_multiset_only():
+    case = CASES[Task.NER]
+    (graded,) = grade([Answer(Sample("1", "甲", Items()), case.question, '{"人物": ["甲", "甲"]}')], OneKE())
+    assert graded.notes[Note.DUPLICATE] == 1
+    assert counts(Task.NER, Items(), graded.found, "entity") == (0, 1, 0)
+    assert counts(Task.NER, Items(), graded.found, "entity", mode="multiset") == (0, 2, 0)
+
+
 def test_an_event_that_two_prompts_asked_about_is_one_event():
     case, format = CASES[Task.EE], OneKE()
     gold = Sample("1", case.text, case.items)

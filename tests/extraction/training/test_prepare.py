@@ -177,6 +177,12 @@ def test_an_input_that_can_not_be_is_said(given: Any, message: str) -> None:
         Source.of(given, {"seed": 1})
 
 
+def test_labels_of_another_schema_are_refused(people: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"people_ner holds \(Peop, Loc, …\) is in its schema"):
+        prepare([source(people, schema="cluener")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_of_files_and_sets_may_hold_any_letter(people: str, tmp_path: Path) -> None:
     odd = tmp_path / "{x}[b].jsonl"
     odd.write_bytes(Path(people).read_bytes())

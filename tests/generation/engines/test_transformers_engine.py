@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from src.errors import UserError
+from src.extraction.grammar import answer_grammar
+from src.extraction.schema import EntityType, Question, Task
 from src.generation.engine import Decoding, EngineDown, Request
 from src.generation.engines.transformers_engine import TransformersEngine
 from src.generation.setup import load_engine
@@ -16,6 +19,7 @@ from src.models.templates import Message, load_template
 
 pytestmark = pytest.mark.slow
 PROMPTS = ["Water boils at", "The capital of France is a city that", "春眠不觉晓，", "Repeat: 🙂🙂🙂🙂"]
+PEOPLE = Question(Task.NER, (EntityType("person"),))
 SHORT = Decoding(max_new_tokens=16)
 
 
@@ -201,6 +205,29 @@ def test_beams_have_the_adapter_that_each_request_names(smollm2, adapters):
     (searched, plain, other), alone_plain = asyncio.run(ask()), asyncio.run(answer("second", 1))
     assert [searched, plain, other] == [alone[1], alone_plain, alone[2]]
     one.close()
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_answers_in_a_grammar_are_those_that_each_prompt_gets_alone(loaded, beams):
+    grammars = {
+        text: answer_grammar(PEOPLE, text) for text in ("Ada met Bob.", "In 1815 Ada Lovelace was born, and 京.")
+    }
+    requests = [
+        Request(text, prompt=f"{text} People in it, as JSON:", decoding=Decoding(24, num_beams=beams, grammar=grammar))
+        for text, grammar in grammars.items()
+    ]
+
+    def answers(requests, **options):
+        found = dict.fromkeys((request.id for request in requests), "")
+        for event in engine(loaded, **options).generate(requests):
+            found[event.request_id] += event.text_delta
+            assert event.completion_tokens <= 24
+        return found
+
+    together = answers(requests, batch_size=2)
+    assert together == answers(requests[:1]) | answers(requests[1:])
+    for text, answer in together.items():
+        assert all(name in text for name in json.loads(answer)["person"] if name != "NAN")
 
 
 def test_beams_do_not_go_with_what_is_chosen_token_by_token():

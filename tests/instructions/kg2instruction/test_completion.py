@@ -26,6 +26,10 @@ def test_what_wikidata_knows_stays_its_own_and_nested_ones_go() -> None:
     assert found(*triples, facts=(BORN,)) == [("Ada Marlowe", "place of birth", "Old Brackwater", "kg")]
 
 
+def test_a_part_of_a_word_is_not_in_the_text() -> None:
+    assert found(("Ada Marlowe", "place of birth", "water"), ("Ad", "place of birth", "Old Brackwater")) == []
+
+
 def test_what_is_not_in_the_text_or_not_asked_for_is_left_out() -> None:
     assert (
         found(("Ada", "place of birth", "Paris"), ("Ada", "height", "Old"), ("Ada", "work", "Ada"), ("", "work", "Ada"))

@@ -27,6 +27,14 @@ def test_relations_are_known_in_both_directions(index: KnowledgeIndex) -> None:
     assert (31, 5) not in index.relations(1000001) and index.classes(1000001, 31) == [5]
 
 
+def test_an_odd_entity_is_counted_and_does_not_end_the_reading(tmp_path: Path, index: KnowledgeIndex) -> None:
+    dump = tmp_path / "dump.json"
+    odd = b'{"id": "Q9", "type": "item", "claims": {"P19": [{"mainsnak": {"snaktype": "value"}}]}},\n5,\n'
+    dump.write_bytes(WIKIDATA.read_bytes().replace(b"[\n", b"[\n" + odd, 1))
+    counts = build_index([dump], tmp_path / "wikidata.sqlite", "en", lambda done, items: None)
+    assert counts == index.counts() | {"bad_lines": 2}
+
+
 def test_a_stopped_reading_goes_on_without_loss_or_repetition(
     tmp_path: Path, index: KnowledgeIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:

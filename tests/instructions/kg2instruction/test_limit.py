@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 
 from src.instructions.kg2instruction.facts import Fact
 from src.instructions.kg2instruction.index import KnowledgeIndex
-from src.instructions.kg2instruction.kinds import Kinds
-from src.instructions.kg2instruction.limit import SchemaLimit, _follows
+from src.instructions.kg2instruction.limit import Kinds, SchemaLimit, _follows
 from src.instructions.kg2instruction.vocabulary import load_vocabulary
 
 VOCABULARY = load_vocabulary()

@@ -80,8 +80,14 @@ def test_a_dump_that_is_cut_short_is_an_error(tmp_path: Path, ending: str) -> No
 def test_a_file_of_something_else_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "words.json"
     path.write_text("these are\nno entities\n")
-    with pytest.raises(UserError, match="2 of 2 lines"):
+    with pytest.raises(UserError, match="2 entries in 2 lines that are no entities"):
         list(read_entities(path, DumpPosition()))
+
+
+def test_a_list_on_one_line_gives_its_entities(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text('[{"id": "Q1"}, {"id": "Q2"}]')
+    assert [entity["id"] for entity in read_entities(path, DumpPosition())] == ["Q1", "Q2"]
 
 
 @pytest.mark.skipif(not (SHARED / "wikidata").is_dir(), reason="the shared Wikidata entities are not here")

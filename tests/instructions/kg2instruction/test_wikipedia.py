@@ -31,7 +31,7 @@ def test_redirects_are_told_apart() -> None:
 def test_namespaces_have_the_names_of_the_wiki() -> None:
     site = Site()
     next(read_pages(FIXTURE / "zhwiki.xml", site))
-    assert {"文件", "分类", "file"} <= site.namespaces
+    assert {"文件", "分类", "file"} <= site.namespaces and {"文件", "分类"} <= site.hidden
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -40,6 +40,13 @@ def test_a_dump_that_is_cut_short_is_an_error(tmp_path: Path, packed: bool) -> N
     path = tmp_path / ("dump.xml.bz2" if packed else "dump.xml")
     path.write_bytes(bz2.compress(raw)[:-50] if packed else raw[:-50])
     with pytest.raises(UserError, match="cannot be read to its end"):
+        list(read_pages(path, Site()))
+
+
+def test_what_is_no_xml_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "page.xml"
+    path.write_text("{}")
+    with pytest.raises(UserError, match="is no XML"):
         list(read_pages(path, Site()))
 
 

@@ -9,7 +9,7 @@ from src.instructions.kg2instruction.vocabulary import Language
 from src.instructions.kg2instruction.wikipedia import Site
 from src.instructions.kg2instruction.wikitext import chosen_variant, plain_text
 
-SITE = Site("enwiki", frozenset({"file", "category", "文件", "分类"}))
+SITE = Site("enwiki", frozenset({"file", "category", "wikipedia", "文件", "分类"}))
 
 
 def read(wikitext: str, language: Language = "en") -> tuple[str, list[tuple[str, str | None]]]:
@@ -26,9 +26,15 @@ def read(wikitext: str, language: Language = "en") -> tuple[str, list[tuple[str,
         ("The [[Union#History|Union]].", "The Union.", [("Union", "Union")]),
         ("[[File:A.jpg|thumb|[[Cat]]]]Text", "Text", []),
         ("[[fr:Chat]][[Category:Cats]]Text", "Text", []),
+        (
+            "A [[wikt:dog|dog]], [[Wikipedia:Cats|cats]], [[CSI: Miami]].",
+            "A dog, cats, CSI: Miami.",
+            [("CSI: Miami",) * 2],
+        ),
         ("See [[:Category:Cats|cats]].", "See cats.", []),
         ("[[A|''b'' '''c''']]", "b c", [("b c", "A"), ("c", None)]),
         ("x<ref>[[no]]</ref>y<!-- [[no]] -->", "xy", []),
+        ("x<ref name='a/b'/>y<ref name=c>{{no|''[[</ref>z\n<!-- no -->\nz <ref>open", "xyz z <ref>open", []),
         ("{|\n| [[no]]\n|}\nyes", "\nyes", []),
         ("a ({{IPA|x}}; 1900) b ({{x}}) c", "a (1900) b c", []),
         ("[http://a.b words] and http://c.d", "words and ", []),
@@ -50,6 +56,7 @@ def test_english_wikitext_reads(wikitext: str, text: str, links: list[tuple[str,
 @pytest.mark.parametrize(
     ("wikitext", "text", "links"),
     [
+        ("[[檔案:a.jpg|thumb|說明]]甲[[分類:乙]]", "甲", []),
         ("[[北京]]s在[[文件:a.jpg]]", "北京s在", [("北京", "北京")]),
         ("{{link-en|甲|Jia}}和{{bd|1881年|9月25日|1936年}}", "甲和（1881年9月25日—1936年）", []),
         ("-{zh-hans:内存;zh-hant:記憶體}-大", "内存大", []),
