@@ -169,7 +169,8 @@ def _is_model_path(value: str) -> bool:
 
 
 def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    # within quotes Hydra takes a backslash as itself, except before a quote
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"
 
 

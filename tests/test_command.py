@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.command import CONFIGS, help_text, leading_comment, rewrite_arguments, sentence
 from src.errors import UserError
@@ -84,3 +85,9 @@ def test_a_sentence_of_ours_is_kept_from_wherever_it_was_raised() -> None:
 
 def test_faults_of_ours_have_no_sentence() -> None:
     assert sentence(KeyError("x")) is None
+
+
+@pytest.mark.parametrize("text", ["公式 \\frac{a}{b}", "路径 C:\\数据\\", "it's 中文 \\'", "行\\n"])
+def test_a_text_arrives_as_it_was_typed(text):
+    (argument,) = rewrite_arguments([f"text={text}"])
+    assert OverridesParser.create().parse_override(argument).value() == text
