@@ -141,7 +141,8 @@ def _fold(text: str) -> tuple[str, list[int], list[int]]:
             if letter.isspace():
                 gap = True
                 continue
-            if gap and letters and _is_spaced(letters[-1]) and _is_spaced(letter):
+            is_mark = unicodedata.combining(letter)  # which would join what stands before the gap
+            if gap and letters and (is_mark or (_is_spaced(letters[-1]) and _is_spaced(letter))):
                 letters.append(" ")
                 starts.append(ends[-1])
                 ends.append(start)
@@ -157,7 +158,8 @@ def _clusters(text: str) -> Iterable[tuple[int, int]]:
     start = 0
     for position in range(1, len(text)):
         letter = text[position]
-        if letter < "\u0300" or not (unicodedata.combining(letter) or "\u1160" <= letter <= "\u11ff"):
+        is_jamo, is_half_width = "\u1160" <= letter <= "\u11ff", letter in "\uff9e\uff9f"
+        if letter < "\u0300" or not (unicodedata.combining(letter) or is_jamo or is_half_width):
             yield start, position
             start = position
     if text:

@@ -56,6 +56,9 @@ class Tables:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._connect()
             self._prepare()
+        except UserError:
+            self.close()
+            raise
         except (sqlite3.DatabaseError, OSError) as error:
             self.close()
             raise UserError(f"{self.path} can't be opened as a knowledge store: {error}") from error

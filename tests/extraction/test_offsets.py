@@ -2,7 +2,7 @@
 
 import time
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from src.extraction.formats.format import Note
@@ -41,6 +41,10 @@ def test_another_spelling_is_found_and_gives_the_place_in_the_text_as_it_is():
     names = ["中国科学院上海药物研究所", "Oracle(甲骨文)公司", "café", "T-shirt", "AB"]
     found = [text[span.start : span.end] for span in entity_spans(text, *names)]
     assert found == ["中国科学院 上海药物研究所", "Oracle（ 甲骨文 ）公司", "cafe\u0301", "T - shirt", "ＡＢ"]
+
+
+def test_half_width_katakana_are_the_full_ones():
+    assert entity_spans("東京のｶﾞﾗｽ", "ガラス") == [(3, 7)]
 
 
 def test_words_are_not_joined_by_folding():
@@ -119,6 +123,7 @@ def test_whatever_is_placed_folds_to_the_text_of_its_item(text, name):
 
 @settings(deadline=None)
 @given(TEXT)
+@example("a \u0301")
 def test_folding_twice_is_folding_once(text):
     assert fold(fold(text)) == fold(text)
 

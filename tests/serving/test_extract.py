@@ -167,7 +167,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(JSON, st.sampled_from(["ner", "re", "spo", "ee", "eet", "eea", "kg"]))
 def test_any_schema_is_an_answer_or_a_sentence(tiny: str, schema: Any, task: str) -> None:
     response = extract(tiny, text="Ada.", schema=schema, task=task, max_tokens=4)

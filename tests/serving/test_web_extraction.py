@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.errors import UserError
@@ -110,6 +110,7 @@ def test_a_picture_of_very_many_names_has_those_with_most_relations() -> None:
     assert ">hub<" in svg
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.builds(Edge, *[st.sampled_from("abcde")] * 3), min_size=1, max_size=8))
 def test_every_name_of_a_picture_is_inside_of_it(edges: list[Edge]) -> None:
     places = layout(edges)

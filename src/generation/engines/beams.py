@@ -22,7 +22,6 @@ from transformers import (
 from src.generation.engine import Event
 from src.generation.engines.grammar import Follower
 from src.generation.engines.row import Row
-from src.generation.text_stream import BROKEN
 
 CHARACTER_TOKENS = 4  # that one character has at most
 
@@ -183,7 +182,7 @@ class _Followed(LogitsProcessor):
             if fitting:
                 none[fitting] = True
                 return none
-            beam.closing = beam.follower.closing(_text(row, begun))
+            beam.closing = beam.follower.closing(beam.follower.spelled(begun)[0])
             self._ends[number, begun] = len(begun) + len(beam.closing)
         none[beam.closing[:1] or sorted(row.prompt.end_ids)] = True
         return none
@@ -203,19 +202,17 @@ class _Followed(LogitsProcessor):
         As many as a search can take from one beam.
         """
         most = each * max(2, 1 + len(row.prompt.end_ids))
-        whole = _text(row, begun)
-        is_whole, whole = not whole.endswith(BROKEN), whole.rstrip(BROKEN)
+        whole, is_whole = follower.spelled(begun)
         candidates = np.flatnonzero(allowed)
         candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
         fitting: list[int] = []
         for token in candidates[:most] if is_whole else candidates:
-            text = _text(row, (*begun, int(token)))
             if token in row.prompt.end_ids:
                 fits = True
-            elif text.endswith(BROKEN):
-                fits = len(follower.closing(whole)) + CHARACTER_TOKENS <= room
             else:
-                fits = len(follower.closing(text)) <= room
+                text, ends_whole = follower.spelled((*begun, int(token)))
+                needed = len(follower.closing(text)) if ends_whole else len(follower.closing(whole)) + CHARACTER_TOKENS
+                fits = needed <= room
             if fits:
                 fitting.append(int(token))
             elif is_whole and not fitting:
@@ -223,11 +220,6 @@ class _Followed(LogitsProcessor):
             if len(fitting) == most:
                 break
         return fitting
-
-
-def _text(row: Row, answer: Sequence[int]) -> str:
-    decoded = row.text.tokenizer.decode(list(answer), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return str(decoded)
 
 
 def _beginnings(answer: Sequence[int]) -> list[tuple[int, ...]]:

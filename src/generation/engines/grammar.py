@@ -7,6 +7,7 @@ Where only one text can follow, as after ``{"per`` of a known key, the model is 
 tokens that the tokenizer would make of it (llguidance's fast-forward tokens), which are those a model was trained on.
 """
 
+import codecs
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,12 @@ class Follower:
         other._forced = list(self._forced)
         other.take(token)
         return None if other._matcher.is_error() else other
+
+    def spelled(self, tokens: Sequence[int]) -> tuple[str, bool]:
+        """The whole characters that tokens spell, and whether nothing of another one follows them."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        text = decoder.decode(self._vocabulary.decode_bytes(list(tokens)))
+        return text, not decoder.getstate()[0]
 
     def may_close(self, room: int) -> bool:
         """Whether completing an answer may take more than ``room`` tokens, so that it must be looked at."""

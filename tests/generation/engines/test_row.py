@@ -6,14 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from src.errors import UserError
 from src.extraction.grammar import Limits, answer_grammar
 from src.extraction.schema import EntityType, EventType, Question, Role, Task
 from src.generation.engine import Decoding, Event, PromptTooLong, Request
 from src.generation.engines.transformers_engine import TransformersEngine
+from src.models.fast_tokenizer import describe_sentencepiece
 from src.models.load import load_for_generation
 from tests.extraction.grammar_cases import check
+from tests.models.test_fast_tokenizer import trained
 
 TEXTS = [
     "Ada Lovelace met Charles Babbage in London.",
@@ -40,6 +44,26 @@ def engine(model) -> Iterator[TransformersEngine]:
     engine = TransformersEngine(*model, batch_size=3)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="module")
+def byte_fallback() -> TransformersEngine:
+    """An engine whose tokens are Llama 2's kind: spaces are part of words, and rare characters are single bytes."""
+    backend = Tokenizer.from_str(describe_sentencepiece(trained()))
+    strip = decoders.Strip(" ", 1, 0)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        len(tokenizer), 64, 96, 2, 4, max_position_embeddings=2048, eos_token_id=tokenizer.eos_token_id
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+    return TransformersEngine(model, tokenizer, None, batch_size=3)
 
 
 def ask(question: Question = PEOPLE, **how) -> list[Request]:
@@ -144,6 +168,18 @@ def test_beams_follow_a_json_schema(engine):
     decoding = Decoding(max_new_tokens=30, num_beams=3, json_schema=schema)
     found = texts(engine, [Request("1", prompt="Colours:", decoding=decoding)])
     assert len(json.loads(found["1"][0])) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how", [{}, {"logprobs": 0}, {"do_sample": True, "temperature": 2.0, "seed": 1}, {"num_beams": 3}]
+)
+def test_a_vocabulary_of_word_marks_and_single_bytes_is_held_to_the_grammar_too(byte_fallback, how):
+    for limit in (90, 300):
+        for name, (text, last, logprobs) in answers(byte_fallback, ask(max_new_tokens=limit, **how)).items():
+            check(PEOPLE, text, name, LIMITS)
+            assert last.completion_tokens <= limit
+            assert not logprobs or b"".join(entry.bytes for entry in logprobs).decode().lstrip() == text.lstrip()
 
 
 def test_a_stop_text_ends_an_answer_among_forced_tokens(engine):
