@@ -106,23 +106,11 @@ def items_from_record(record: Mapping[str, Any]) -> Items:
     try:
         return Items(
             tuple(
-                Entity(entry["entity"], entry["entity_type"], _span(entry), entry.get("score"))
+                Entity(_text(entry, "entity"), _text(entry, "entity_type"), _span(entry), entry.get("score"))
                 for entry in record.get("entity") or ()
             ),
-            tuple(_relation(entry) for entry in record.get("relation") or ()),
-            tuple(
-                Event(
-                    entry["event_type"],
-                    entry.get("event_trigger") or "",
-                    tuple(
-                        Argument(a["argument"], a["role"], _span(a), a.get("score"))
-                        for a in entry.get("arguments") or ()
-                    ),
-                    _span(entry),
-                    entry.get("score"),
-                )
-                for entry in record.get("event") or ()
-            ),
+            tuple(map(_relation, record.get("relation") or ())),
+            tuple(map(_event, record.get("event") or ())),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         known = "entity {entity, entity_type}, relation {head, relation, tail}, event {event_trigger, event_type, …}"
@@ -131,15 +119,30 @@ def items_from_record(record: Mapping[str, Any]) -> Items:
 
 def _relation(entry: Mapping[str, Any]) -> Relation:
     return Relation(
-        entry["head"],
-        entry["relation"],
-        entry["tail"],
-        entry.get("head_type") or "",
-        entry.get("tail_type") or "",
+        _text(entry, "head"),
+        _text(entry, "relation"),
+        _text(entry, "tail"),
+        _text(entry, "head_type") if entry.get("head_type") else "",
+        _text(entry, "tail_type") if entry.get("tail_type") else "",
         _numbers(*entry["head_span"]) if entry.get("head_span") else None,
         _numbers(*entry["tail_span"]) if entry.get("tail_span") else None,
         entry.get("score"),
     )
+
+
+def _event(entry: Mapping[str, Any]) -> Event:
+    arguments = (
+        Argument(_text(each, "argument"), _text(each, "role"), _span(each), each.get("score"))
+        for each in entry.get("arguments") or ()
+    )
+    trigger = _text(entry, "event_trigger") if entry.get("event_trigger") else ""
+    return Event(_text(entry, "event_type"), trigger, tuple(arguments), _span(entry), entry.get("score"))
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str:
+    if not isinstance(entry[key], str):
+        raise ValueError(f"'{key}' is {entry[key]!r}, not text")
+    return str(entry[key])
 
 
 def _span(entry: Mapping[str, Any]) -> Span | None:

@@ -29,7 +29,15 @@ def test_a_record_comes_back_as_it_was() -> None:
     assert (items + items).entities == items.entities * 2
 
 
-@pytest.mark.parametrize("record", [{"entity": [{"entity": "x"}]}, {"relation": "x"}, {"event": [3]}])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"entity": [{"entity": "x"}]},
+        {"entity": [{"entity": ["x"], "entity_type": "y"}]},
+        {"relation": "x"},
+        {"event": [3]},
+    ],
+)
 def test_labels_of_another_shape_are_refused(record: dict) -> None:
     with pytest.raises(UserError, match=r"must be lists of entity"):
         items_from_record(record)

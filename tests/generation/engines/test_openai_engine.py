@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from src.errors import UserError
-from src.generation.engine import Decoding, EngineDown, Request, Unsupported
+from src.generation.engine import Decoding, EngineDown, Grammar, Request, Unsupported
 from src.generation.engines.openai_engine import OpenAIEngine
 from src.models.templates import Message
 from tests.generation.conftest import answer
@@ -65,7 +65,7 @@ def recorder():
     """Keeps what it is asked and answers with one token and three likely ones, the chosen one first."""
     bodies = []
     tops = {"c": -3.0, "a": -0.1, "b": -2.4}
-    choice = {"index": 0, "text": "c", "finish_reason": "stop"}
+    choice = {"index": 0, "text": "c", "finish_reason": "length"}
     logprobs = {"tokens": ["c"], "token_logprobs": [-3.0], "top_logprobs": [tops], "text_offset": [0]}
     chunk = {"id": "1", "object": "text_completion", "created": 1, "model": "any"}
 
@@ -91,6 +91,16 @@ def test_what_an_endpoint_takes_is_said_even_where_it_is_neutral(recorder):
     address, bodies = recorder
     answer(OpenAIEngine(address, "any", extensions=["top_k", "repetition_penalty"]), "x")
     assert (bodies[0]["top_k"], bodies[0]["repetition_penalty"]) == (0, 1.0) and "min_p" not in bodies[0]
+
+
+def test_a_grammar_goes_to_an_endpoint_that_takes_it_and_what_was_cut_off_is_completed(recorder):
+    address, bodies = recorder
+    grammar = Grammar("%llguidance {}\nstart: \"colour\"\n", close=lambda text: "colour"[len(text) :])
+    text, _ = answer(OpenAIEngine(address, "any", extensions=["grammar"]), "x", grammar=grammar)
+    assert bodies[0]["structured_outputs"] == {"grammar": grammar.lark} and "grammar" not in bodies[0]
+    assert text == "colour"
+    with pytest.raises(Unsupported, match="grammar"):
+        answer(OpenAIEngine(address, "any"), "x", grammar=grammar)
 
 
 def test_the_likeliest_tokens_come_in_order_and_as_many_as_were_asked_for(recorder):

@@ -56,9 +56,8 @@ def byte_fallback() -> TransformersEngine:
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     torch.manual_seed(0)
-    config = LlamaConfig(
-        len(tokenizer), 64, 96, 2, 4, max_position_embeddings=2048, eos_token_id=tokenizer.eos_token_id
-    )
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **sizes)
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         for parameter in model.parameters():
