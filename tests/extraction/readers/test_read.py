@@ -66,7 +66,7 @@ def test_every_bad_row_is_rejected_with_its_line_and_reason(tmp_path: Path) -> N
     rejects.write(tmp_path / "rejects.jsonl")
     last = (tmp_path / "rejects.jsonl").read_text(encoding="utf-8").split("\n")[-2]
     assert json.loads(last)["row"] == {"text": "Oslo \ud83d"}
-    assert str(rejects).startswith("3 × not JSON, 2 × ")
+    assert str(rejects).startswith("4 × labels of another shape, 3 × not JSON, ")
 
 
 def test_rejects_that_nobody_asked_for_are_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
