@@ -64,6 +64,8 @@ def _resolved(node: Any, root: Mapping[str, Any]) -> dict[str, Any]:
             beside = {key: value for key, value in found.items() if key != "$ref"}
             found = {**_target(str(found["$ref"]), root), **beside}
         elif alternatives := found.get("anyOf") or found.get("oneOf") or found.get("allOf"):
+            if not isinstance(alternatives, list):
+                raise UserError(f"anyOf, oneOf and allOf of a JSON schema are lists: found {alternatives!r:.60}")
             beside = {key: value for key, value in found.items() if key not in ("anyOf", "oneOf", "allOf")}
             some = [each for each in alternatives if isinstance(each, Mapping) and each.get("type") != "null"]
             found = {**(some[0] if some else {}), **beside}

@@ -257,6 +257,8 @@ def _section(data: Mapping[str, Any], language: Language | None) -> tuple[Mappin
     if not sections:
         return data, data.get("language") or language or "en"
     chosen = language if language in sections else sections[0]
+    if not isinstance(data[chosen], Mapping):
+        raise UserError(f"'{chosen}' of a schema is an object with {', '.join(KINDS)}: found {data[chosen]!r:.60}")
     return {**{key: value for key, value in data.items() if key not in LANGUAGES}, **data[chosen]}, chosen
 
 

@@ -189,3 +189,15 @@ def test_renaming_a_schema_and_its_items_keeps_them_together() -> None:
         (Relation("Li", "killed", "Wu", "person", "person"),),
         (Event("attack", "hit", (Argument("Wu", "victim"),)),),
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"en": [1]}, r"'en' of a schema is an object with entities"),
+        ({"properties": {"a": {"anyOf": 5}}}, r"are lists: found 5"),
+    ],
+)
+def test_parts_of_another_kind_are_told(data, told):
+    with pytest.raises(UserError, match=told):
+        read_schema(data)

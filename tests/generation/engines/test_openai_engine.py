@@ -95,7 +95,7 @@ def test_what_an_endpoint_takes_is_said_even_where_it_is_neutral(recorder):
 
 def test_a_grammar_goes_to_an_endpoint_that_takes_it_and_what_was_cut_off_is_completed(recorder):
     address, bodies = recorder
-    grammar = Grammar("%llguidance {}\nstart: \"colour\"\n", close=lambda text: "colour"[len(text) :])
+    grammar = Grammar('%llguidance {}\nstart: "colour"\n', close=lambda text: "colour"[len(text) :])
     text, _ = answer(OpenAIEngine(address, "any", extensions=["grammar"]), "x", grammar=grammar)
     assert bodies[0]["structured_outputs"] == {"grammar": grammar.lark} and "grammar" not in bodies[0]
     assert text == "colour"
