@@ -21,7 +21,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from src.errors import UserError
 from src.extraction.extractor import Extractor
-from src.extraction.schema import Task
+from src.extraction.schema import Schema, Task
 from src.extraction.scoring.evaluation import GoldSet, evaluate_in_step, read_gold
 from src.extraction.scoring.scoring import Counts
 from src.generation.engines.transformers_engine import TransformersEngine
@@ -51,7 +51,8 @@ class ExtractionScores(Callback):
         options: of the `Extractor`: format, constraint, split_num, max_new_tokens, ….
 
     Raises:
-        UserError: as `src.extraction.scoring.evaluation.read_gold`; ``every_n_validations`` is below 1.
+        UserError: ``every_n_validations`` is below 1; when training starts, what
+            `src.extraction.scoring.evaluation.read_gold` raises.
     """
 
     def __init__(
@@ -72,8 +73,14 @@ class ExtractionScores(Callback):
         self.name, self.every_n_validations, self.template = name, every_n_validations, template
         self.batch_size = batch_size
         self.options: dict[str, Any] = {"constraint": "free", "max_new_tokens": 256} | options
-        self._gold = read_gold(samples, schema, Task.named(task), readable=readable, limit=limit)
+        self._samples, self._schema, self._task = samples, schema, Task.named(task)
+        self._readable, self._limit = readable, limit
+        self._gold = GoldSet((), Schema(), self._task, {})
         self._validations = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Read the annotated texts, before the first step."""
+        self._gold = read_gold(self._samples, self._schema, self._task, readable=self._readable, limit=self._limit)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:

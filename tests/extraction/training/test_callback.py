@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import lightning as L
 import pytest
 from omegaconf import DictConfig
 
@@ -73,5 +74,6 @@ def test_ranks_share_the_texts(samples: Path) -> None:
 def test_impossible_settings_are_refused_before_the_run(samples: Path) -> None:
     with pytest.raises(UserError, match="every_n_validations"):
         ExtractionScores(str(samples), ["person"], "ner", every_n_validations=0)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     with pytest.raises(UserError, match="no events"):
-        ExtractionScores(str(samples), ["person"], "ee")
+        ExtractionScores(str(samples), ["person"], "ee").setup(trainer, L.LightningModule(), "fit")
