@@ -10,7 +10,7 @@ from src.models.spec import ModelSpec
 def zoo_table(models: list[ModelSpec]) -> Group:
     """What there is to choose from, for the terminal: a table, then a line about each model."""
     table, notes = Table(box=None, header_style="bold", padding=(0, 2, 0, 0)), Table.grid(padding=(0, 2, 0, 0))
-    for column in ("name", "weights", "context", "size", "template", "cached", "licence"):
+    for column in ("name", "weights", "context", "size", "template", "local", "licence"):
         numeric = column in {"weights", "context", "size"}
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for spec in models:

@@ -66,5 +66,5 @@ def test_the_table_fits_a_terminal_of_80_columns() -> None:
     Console(file=output, width=80).print(zoo_table(list_models()))
     rows = output.getvalue().splitlines()
     assert "…" not in output.getvalue()
-    assert rows[0].split() == ["name", "weights", "context", "size", "template", "cached", "licence"]
+    assert rows[0].split() == ["name", "weights", "context", "size", "template", "local", "licence"]
     assert any(row.split()[:4] == ["smollm2_135m", "134.5", "M", "8192"] for row in rows)
