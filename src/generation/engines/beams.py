@@ -24,6 +24,7 @@ from src.generation.engines.grammar import Follower
 from src.generation.engines.row import Row
 
 CHARACTER_TOKENS = 4  # that one character has at most
+Begun = tuple[int, tuple[int, ...]]  # number of a row, and the tokens of an answer so far
 
 
 def beam_search(
@@ -127,18 +128,17 @@ class _Followed(LogitsProcessor):
 
     def __init__(self, rows: Sequence[Row], width: int):
         self.rows, self.width = rows, width
-        self._beams: dict[tuple[int, tuple[int, ...]], _Beam | None] = {}
-        self._ends: dict[
-            tuple[int, tuple[int, ...]], int
-        ] = {}  # tokens of answers that were closed, by their beginning
+        self._beams: dict[Begun, _Beam | None] = {}
+        self._ends: dict[Begun, int] = {}  # tokens of answers that were closed
 
     def end_of(self, row: int, answer: Sequence[int]) -> int | None:
         """Tokens of an answer that was closed; None for one that was not."""
-        return next((self._ends[row, begun] for begun in _beginnings(answer) if (row, begun) in self._ends), None)
+        beginnings = (tuple(answer[:length]) for length in range(len(answer) + 1))
+        return next((self._ends[row, begun] for begun in beginnings if (row, begun) in self._ends), None)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         each = len(input_ids) // len(self.rows)
-        beams: dict[tuple[int, tuple[int, ...]], _Beam | None] = {}
+        beams: dict[Begun, _Beam | None] = {}
         masks = np.ones(scores.shape, dtype=bool)
         for place, answer in enumerate(input_ids[:, self.width :].tolist()):
             row, begun = place // each, tuple(answer)
@@ -220,7 +220,3 @@ class _Followed(LogitsProcessor):
             if len(fitting) == most:
                 break
         return fitting
-
-
-def _beginnings(answer: Sequence[int]) -> list[tuple[int, ...]]:
-    return [tuple(answer[:length]) for length in range(len(answer) + 1)]
