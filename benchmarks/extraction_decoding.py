@@ -34,8 +34,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.saving import Result, former, save
+from src.extraction.constraints.grammar import answer_grammar, answer_schema
 from src.extraction.formats.format import load_format
-from src.extraction.grammar import answer_grammar, answer_schema
 from src.extraction.schema import EntityType, Question, Task
 from src.generation.engine import Decoding, Engine, Request
 from src.generation.engines.grammar import follow

@@ -81,8 +81,8 @@ def score_records(cfg: DictConfig) -> None:
 def score_samples(cfg: DictConfig) -> None:
     """Extract from annotated texts and compare with their annotation."""
     gold = given_gold(cfg)
+    from src.extraction.constraints.grammar import Limits
     from src.extraction.extractor import Extractor  # torch comes in here, after what can be refused at once
-    from src.extraction.grammar import Limits
     from src.extraction.scoring.evaluation import evaluate_extractor
 
     options: dict[str, Any] = {name: cfg[name] for name in OPTIONS}

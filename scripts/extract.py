@@ -19,8 +19,8 @@ from rich.text import Text
 
 from src.command import command
 from src.errors import UserError
+from src.extraction.constraints.grammar import Limits
 from src.extraction.documents import Document, Fields, kind_of, read_documents
-from src.extraction.grammar import Limits
 from src.extraction.output import Output, open_output
 from src.extraction.readers.rejects import RejectedError, Rejects
 from src.extraction.readers.rows import read_rows

@@ -4,6 +4,7 @@
 import itertools
 import json
 import re
+import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -40,8 +41,12 @@ def main(cfg: DictConfig) -> None:
     names = [str(name) for name in cfg.names]
     if not least <= len(names) <= most:
         raise UserError(f"{cfg.action} takes {_how_many(least, most)} after it and found {len(names)}: see --help")
-    with KnowledgeStore(cfg.store, must_exist=cfg.action != "add") as store:
-        act(cfg, store, names)
+    try:
+        with KnowledgeStore(cfg.store, must_exist=cfg.action != "add") as store:
+            act(cfg, store, names)
+    except sqlite3.DatabaseError as error:
+        sentence = "look whether another program writes to it, the disk is full, or the file is damaged"
+        raise UserError(f"{cfg.store} can't be read or written ({error}): {sentence}") from error
 
 
 def add(cfg: DictConfig, store: KnowledgeStore, names: list[str]) -> None:
@@ -108,6 +113,14 @@ def query(cfg: DictConfig, store: KnowledgeStore, names: list[str]) -> None:
     """Print the answer to a SPARQL query."""
     is_file = len(names[0]) < 1000 and "\n" not in names[0] and Path(names[0]).is_file()
     result = store.query(Path(names[0]).read_text(encoding="utf-8") if is_file else names[0])
+    try:
+        show_result(cfg, result)
+    except re.error as error:  # only now are the rows looked for
+        raise UserError(f"the query's regular expression can't be read: {error}") from error
+
+
+def show_result(cfg: DictConfig, result: Any) -> None:
+    """Print an ``rdflib.query.Result``."""
     if result.type == "ASK":
         print("yes" if result.askAnswer else "no")
     elif result.type == "SELECT":
@@ -263,9 +276,14 @@ def with_names(arguments: list[str]) -> list[str]:
     bare = [argument for argument in arguments if not setting.match(argument)]
     if not bare:
         return arguments
-    quoted = ["'{}'".format(word.replace("\\", "\\\\").replace("'", "\\'")) for word in bare[1:]]
-    named = [f"action={bare[0]}", *([f"names=[{','.join(quoted)}]"] if quoted else [])]
+    named = [f"action={bare[0]}", *([f"names=[{','.join(map(_quoted, bare[1:]))}]"] if bare[1:] else [])]
     return named + [argument for argument in arguments if setting.match(argument)]
+
+
+def _quoted(word: str) -> str:
+    """A word as Hydra and OmegaConf read it back: a backslash is itself, except before a quote or ``${``."""
+    word = re.sub(r"(\\*)\$\{", r"\1\1\\${", word)
+    return "'{}'".format(re.sub(r"(\\*)('|\Z)", lambda f: f[1] * 2 + ("\\'" if f[2] else ""), word))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from typing import Any, get_args
 from src.errors import UserError
 from src.extraction.chunks import MIN_CHUNK_TOKENS, Chunk, CountTokens, chunks
 from src.extraction.confidence import score_items
+from src.extraction.constraints.grammar import Limits, answer_grammar, answer_schema
 from src.extraction.documents import Document
 from src.extraction.formats.batching import questions
 from src.extraction.formats.format import Note, Parsed, PromptFormat, Status
-from src.extraction.grammar import Limits, answer_grammar, answer_schema
 from src.extraction.items import Items, Sample
 from src.extraction.merge import (
     Conflict,

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from src.errors import UserError
 from src.knowledge.facts import Fact
 from src.knowledge.iris import (
     ENTITY,
@@ -111,7 +112,10 @@ def triples_of(graph: "Graph") -> Iterator[Triple]:
             triple = tuple(ends[node][each] for each in wanted)
             reified.add(triple)
             said = {str(key).removeprefix(TERM): value for key, value in ends[node].items()}
-            yield _mention(_plain(graph, triple), said)
+            try:
+                yield _mention(_plain(graph, triple), said)
+            except ValueError as error:
+                raise UserError(f"the statement {node} has an offset or a score that is no number: {error}") from error
     described = {URIRef(f"{RDFS}label"), URIRef(f"{SKOS}altLabel"), RDF_TERMS.type}
     for triple in graph:
         if triple not in reified and triple[1] not in described and triple[0] not in ends:

@@ -3,7 +3,7 @@
 The graph is that of the exports (`src.knowledge.rdf`), without anything being copied: each triple pattern of a query is
 one look-up. What was found without provenance has no statement here. Prefixes e, t, r, s, k, rdf, rdfs, skos, xsd are
 known; names may be written as they are, ``r:首都``, or percent-encoded. Merged entities are one, under the name that
-stands for them. Reading only.
+stands for them. Reading only, and only here: SERVICE and FROM, which rdflib would fetch from the network, are refused.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 Pattern = tuple[Any, Any, Any]
 Values = tuple[Any, ...]
 
+ELSEWHERE = {"ServiceGraphPattern": "SERVICE", "DatasetClause": "FROM", "GraphGraphPattern": "GRAPH"}
 LINKS = tuple(f"{RDF}{end}" for end in ("subject", "predicate", "object"))
 DETAILS = tuple(f"{TERM}{key}" for key in (*SOURCES, *PLACES, "score", *NAMES))
 
@@ -48,7 +49,7 @@ def query(store: "KnowledgeStore", text: str) -> "Result":
     """The answer to a SELECT, ASK, CONSTRUCT or DESCRIBE query.
 
     Raises:
-        UserError: it is no such query, or rdflib is not installed.
+        UserError: it is no such query, it asks other graphs than the store, or rdflib is not installed.
     """
     graph = open_graph(store)
     from pyparsing import ParseException
@@ -56,7 +57,10 @@ def query(store: "KnowledgeStore", text: str) -> "Result":
     from rdflib.plugins.sparql.parser import parseQuery
 
     try:
-        parsed = translateQuery(parseQuery(text), initNs=PREFIXES)
+        read = traverse(parseQuery(text), visitPre=_only_here)
+        parsed = translateQuery(read, initNs=PREFIXES)
+    except UserError:
+        raise
     except ParseException as error:
         raise UserError(
             f"the query can't be read at line {error.lineno}, column {error.column}: {error.msg}"
@@ -95,6 +99,12 @@ def open_graph(store: "KnowledgeStore") -> "Graph":
         def bind(self, *_: Any, **__: Any) -> None: ...
 
     return Graph(store=Tables(), bind_namespaces="none")
+
+
+def _only_here(node: Any) -> None:
+    """Refuse what asks other graphs than the store, in any place of a query."""
+    if word := ELSEWHERE.get(getattr(node, "name", None) or ""):
+        raise UserError(f"the query has {word}, and only the store itself is asked: leave {word} out")
 
 
 def _encoded(node: Any) -> Any:

@@ -135,7 +135,10 @@ class KnowledgeStore:
         return new
 
     def remove(self, document: str) -> int:
-        """Take out what one document says, such as before it is read again; returns the number of mentions."""
+        """Take out what one document says, such as before it is read again; returns the number of mentions.
+
+        A fact goes with the last of its mentions, also where it was once added without any provenance.
+        """
         with self.tables.writing() as connection:
             facts = [row[0] for row in connection.execute("SELECT fact FROM mention WHERE document = ?", (document,))]
             connection.execute("DELETE FROM mention WHERE document = ?", (document,))
@@ -167,13 +170,17 @@ class KnowledgeStore:
         return sorted(map(self._known, ids), key=lambda known: (-known.outgoing - known.incoming, known.id))
 
     def search(self, text: str, limit: int = 20) -> list[KnownEntity]:
-        """Entities with a name that has this in it: whole words, the last of them a beginning; any part in Chinese."""
-        if not (wanted := words(text)):
+        """Entities with a name that has this in it: whole words, the last of them a beginning; any part in Chinese.
+
+        Where there is no word in it, such as in an emoji, all names are looked through.
+        """
+        if not (key := name_key(text)):
             return []
+        has, value = ("name_words MATCH ?", f'"{wanted}"*') if (wanted := words(text)) else ("instr(n.key, ?)", key)
         rows = self.tables.reader.execute(
-            "SELECT DISTINCT n.entity FROM name_words w JOIN name n ON n.id = w.rowid WHERE name_words MATCH ? "
+            f"SELECT DISTINCT n.entity FROM name_words w JOIN name n ON n.id = w.rowid WHERE {has} "
             "ORDER BY n.key <> ?, length(n.text), n.id LIMIT ?",
-            (f'"{wanted}"*', name_key(text), limit),
+            (value, key, limit),
         )
         return [self._known(row[0]) for row in rows.fetchall()]
 

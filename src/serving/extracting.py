@@ -24,7 +24,7 @@ from src.serving.shapes import Answer, usage
 
 PIECE = 4000  # characters whose tokens are counted at a time
 ANSWER_TOKENS = 512  # of an answer of the model, where the body says no number
-MAX_TYPES = 256  # of a schema; each few of them are a prompt of their own
+MAX_TYPES = 256  # of a schema; each few of them are a prompt of their own. Also roles of one type, and so on
 BLAMED = (
     "constraint",
     "format",
@@ -60,7 +60,10 @@ def extraction(body: ExtractRequest, models: Catalogue, settings: Settings) -> E
         options = _extractor(body, served, settings).options(schema, task)
         _check_amount(documents, schema, task, options, settings)
         plans = [plan(document, schema, task, options) for document in documents]
-    except (Unsupported, PromptTooLong):
+    except PromptTooLong as error:  # without any text yet
+        message = "the schema alone is longer than the model's context: give fewer types, or shorter descriptions"
+        raise ApiError(400, message, param="schema", code="context_length_exceeded") from error
+    except Unsupported:
         raise
     except UserError as error:
         message = str(error).replace("max_new_tokens", "max_tokens")
@@ -170,6 +173,7 @@ def _schema(body: ExtractRequest) -> Schema:
         message = f"there is no schema '{given[:100]}': choose one of {', '.join(known)}, or give its content"
         raise ApiError(400, message, param="schema", code="schema_not_found")
     check_size(given, "schema")
+    _check_breadth(given)
     try:
         schema = read_schema(given, body.language)
     except UserError as error:
@@ -177,11 +181,31 @@ def _schema(body: ExtractRequest) -> Schema:
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:  # of what strangers think up
         message = "the schema can't be read: give a list of types, or an object as GET /extract/schemas shows"
         raise ApiError(400, message, param="schema", code="invalid_value") from error
-    count = sum(map(len, (schema.entities, schema.relations, schema.events, schema.records)))
-    if count > MAX_TYPES:
-        message = f"the schema has {count} types: give at most {MAX_TYPES} at a time"
-        raise ApiError(400, message, param="schema", code="invalid_value")
+    _check_count(sum(map(len, (schema.entities, schema.relations, schema.events, schema.records))), "types")
     return schema
+
+
+def _check_breadth(given: Any) -> None:
+    """Refuse what would take minutes and gigabytes to read.
+
+    A relation is one of each of its heads with each of its tails, and a JSON schema may refer to its largest part from
+    everywhere. Raises 400.
+    """
+    pairs, level = 0, [given]
+    while level := [entry for entry in level if isinstance(entry, (dict, list))]:
+        for entry in level:
+            _check_count(len(entry), "entries in one list or object")
+            if isinstance(entry, dict):
+                heads, tails = (entry.get(end) if isinstance(entry.get(end), list) else [] for end in ("head", "tail"))
+                pairs += len(heads) * len(tails)
+        level = [inner for entry in level for inner in (entry.values() if isinstance(entry, dict) else entry)]
+    _check_count(pairs, "pairs of head and tail")
+
+
+def _check_count(count: int, what: str) -> None:
+    if count > MAX_TYPES:
+        message = f"the schema has {count} {what}: give at most {MAX_TYPES} at a time"
+        raise ApiError(400, message, param="schema", code="invalid_value")
 
 
 def _extractor(body: ExtractRequest, served: ServedModel, settings: Settings) -> Extractor:

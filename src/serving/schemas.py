@@ -149,8 +149,8 @@ class ExtractDocument(Body):
     """A text with a name; the title goes before each part of a long one."""
 
     text: str
-    id: str | None = None
-    title: str | None = None
+    id: Annotated[str, Field(max_length=1000)] | None = None
+    title: Annotated[str, Field(max_length=1000)] | None = None
 
 
 class ExtractRequest(Body):

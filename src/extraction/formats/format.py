@@ -52,7 +52,7 @@ class PromptFormat(Protocol):
 
     Attributes:
         name: as configs and commands call it.
-        is_json: answers are the JSON objects that `src.extraction.grammar` can enforce.
+        is_json: answers are the JSON objects that `src.extraction.constraints.grammar` can enforce.
     """
 
     @property

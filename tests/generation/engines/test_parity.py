@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.extraction.grammar import answer_grammar
+from src.extraction.constraints.grammar import answer_grammar
 from src.extraction.schema import Task
 from src.generation.engine import Capability, Decoding, Engine, Grammar, PromptTooLong, Request, Unsupported
 from src.generation.engines.sampling import distribution
 from src.models.templates import Message
 from tests.extraction import grammar_cases
-from tests.extraction.grammar_cases import LIMITS, TEXT, check
+from tests.extraction.constraints.grammar_cases import LIMITS, TEXT, check
 from tests.generation.conftest import CONTEXT, answer
 
 pytestmark = pytest.mark.slow

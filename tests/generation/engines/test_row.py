@@ -10,13 +10,13 @@ from tokenizers import Tokenizer, decoders
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from src.errors import UserError
-from src.extraction.grammar import Limits, answer_grammar
+from src.extraction.constraints.grammar import Limits, answer_grammar
 from src.extraction.schema import EntityType, EventType, Question, Role, Task
 from src.generation.engine import Decoding, Event, PromptTooLong, Request
 from src.generation.engines.transformers_engine import TransformersEngine
 from src.models.fast_tokenizer import describe_sentencepiece
 from src.models.load import load_for_generation
-from tests.extraction.grammar_cases import check
+from tests.extraction.constraints.grammar_cases import check
 from tests.models.test_fast_tokenizer import trained
 
 TEXTS = [

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from src.errors import UserError
-from src.extraction.grammar import answer_grammar
+from src.extraction.constraints.grammar import answer_grammar
 from src.extraction.schema import EntityType, Question, Task
 from src.generation.engine import Decoding, EngineDown, Request
 from src.generation.engines.transformers_engine import TransformersEngine

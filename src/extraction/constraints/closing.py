@@ -8,8 +8,7 @@ drop, and lists take no more items.
 import re
 from typing import NoReturn
 
-from src.extraction.schema import Question
-from src.extraction.shape import (
+from src.extraction.constraints.shape import (
     NAN,
     Fields,
     Listing,
@@ -23,6 +22,7 @@ from src.extraction.shape import (
     quoted,
     shortest,
 )
+from src.extraction.schema import Question
 
 _BODY = re.compile(r'(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*')
 _BEGUN_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?")

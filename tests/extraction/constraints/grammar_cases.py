@@ -6,9 +6,9 @@ from typing import Any
 
 import jsonschema
 
-from src.extraction.grammar import Limits, answer_schema
+from src.extraction.constraints.grammar import Limits, answer_schema
+from src.extraction.constraints.shape import NAN
 from src.extraction.schema import EntityType, EventType, Question, RecordType, RelationType, Role, Task
-from src.extraction.shape import NAN
 
 TEXT = '中华人民共和国的首都是"北京"，Ada Lovelace 😀 lives\nin New\tYork, \\ 2.5 км. \x01'
 LIMITS = Limits(max_items=3, max_span_chars=12)

@@ -1,4 +1,4 @@
-"""The shape of a question's answer: `src.extraction.grammar` writes it as a grammar, `src.extraction.closing` ends it.
+"""The shape of a question's answer, which `grammar` writes as a grammar and `closing` ends.
 
 The forms are those of `src.extraction.formats.answers`, spelled as ``json.dumps`` does: one space after a comma or
 colon, keys in the question's order.
@@ -92,7 +92,7 @@ def shortest(shape: Shape) -> str:
 
 
 def longest_rest(shape: Shape) -> int:
-    """Bytes that `src.extraction.closing` adds at most to a part of this shape that was begun."""
+    """Bytes that `src.extraction.constraints.closing` adds at most to a part of this shape that was begun."""
     if isinstance(shape, Text):
         return max([len('\\u0000"'), *(_size(quoted(choice)) for choice in shape.choices)])
     if isinstance(shape, OneOf):

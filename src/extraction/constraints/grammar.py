@@ -11,9 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.errors import UserError
-from src.extraction.closing import Closing
+from src.extraction.constraints.closing import Closing
+from src.extraction.constraints.shape import (
+    NAN,
+    Fields,
+    Listing,
+    OneOf,
+    Records,
+    Shape,
+    Text,
+    answer_shape,
+    key,
+    quoted,
+)
 from src.extraction.schema import Question
-from src.extraction.shape import NAN, Fields, Listing, OneOf, Records, Shape, Text, answer_shape, key, quoted
 from src.generation.engine import Grammar
 
 # The characters of a JSON string, each in the spelling of `json.dumps`; a span has no white space at its ends.

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.extraction.closing import Closing
+from src.extraction.constraints.closing import Closing
+from src.extraction.constraints.grammar import Limits
+from src.extraction.constraints.shape import NAN, Fields, Listing, OneOf, Records, Shape, Text, answer_shape
 from src.extraction.formats.answers import items_of_answer
-from src.extraction.grammar import Limits
 from src.extraction.schema import EventType, Question, Role, Task
-from src.extraction.shape import NAN, Fields, Listing, OneOf, Records, Shape, Text, answer_shape
-from tests.extraction.grammar_cases import QUESTIONS, TEXT, check
+from tests.extraction.constraints.grammar_cases import QUESTIONS, TEXT, check
 
 LIMITS = Limits(max_items=4, max_span_chars=len(TEXT))
 

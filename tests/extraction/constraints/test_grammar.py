@@ -8,14 +8,14 @@ import pytest
 from transformers import AutoTokenizer
 
 from src.errors import UserError
+from src.extraction.constraints.grammar import Limits, answer_grammar, answer_schema
 from src.extraction.formats.answers import answer_object
-from src.extraction.grammar import Limits, answer_grammar, answer_schema
 from src.extraction.items import items_from_record
 from src.extraction.schema import EntityType, Question, Task
 from src.generation.engine import Decoding, Grammar
 from src.generation.engines.grammar import follow, grammar_text
 from tests.extraction.answers_of_tasks import CASES
-from tests.extraction.grammar_cases import LIMITS, QUESTIONS, TEXT, check
+from tests.extraction.constraints.grammar_cases import LIMITS, QUESTIONS, TEXT, check
 from tests.extraction.ie_data import ie_data
 
 END = 2
