@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 from xml.sax.saxutils import escape, quoteattr
@@ -51,7 +51,7 @@ def write_triples(triples: Iterable[Triple], path: str | Path) -> int:
         How many were written.
 
     Raises:
-        UserError: the ending is none of them.
+        UserError: the ending is none of them, or the file can't be written.
     """
     return write_facts(map(fact_of, triples), path)
 
@@ -164,15 +164,18 @@ GRAPHML_KEYS = (
 
 @contextmanager
 def _replacing(file: Path) -> Iterator[TextIO]:
-    """A file that gets its name when it is complete."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """A file that gets its name when it is complete. Raises `UserError` where there can be none."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("w", encoding="utf-8", newline="") as stream:
             yield stream
         unfinished.replace(file)
+    except OSError as error:
+        raise UserError(f"{file} can't be written ({error.strerror or error}): give another path") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def _mentions(facts: Iterable[Fact]) -> Iterator[Triple]:

@@ -1,5 +1,6 @@
 """What POST /extract wants: documents cut into prompts, a request to the engine for each, and items of the answers."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -149,14 +150,13 @@ def _documents(body: ExtractRequest, settings: Settings) -> list[Document]:
     """The texts of a body, each with a name of its own. Raises 400."""
     if (body.text is None) == (body.documents is None):
         raise ApiError(400, "give either text or documents", param="text", code="invalid_value")
-    given = body.documents if body.documents is not None else [body.text or ""]
+    given = body.documents if body.documents is not None else [ExtractDocument(text=body.text or "")]
     if len(given) > settings.max_prompts:
         message = f"documents has {len(given)} entries: this server takes at most {settings.max_prompts}"
         raise ApiError(400, message, param="documents", code="invalid_value")
     documents = []
-    for number, each in enumerate(given):
+    for number, one in enumerate(given):
         param = "text" if body.documents is None else f"documents[{number}]"
-        one = ExtractDocument(text=each) if isinstance(each, str) else each
         if not one.text.strip():
             raise ApiError(400, f"{param} is empty: give a text", param=param, code="invalid_value")
         documents.append(Document(one.id or str(number), one.text, title=one.title or ""))
@@ -196,8 +196,8 @@ def _check_breadth(given: Any) -> None:
         for entry in level:
             _check_count(len(entry), "entries in one list or object")
             if isinstance(entry, dict):
-                heads, tails = (entry.get(end) if isinstance(entry.get(end), list) else [] for end in ("head", "tail"))
-                pairs += len(heads) * len(tails)
+                ends = [len(end) for end in (entry.get("head"), entry.get("tail")) if isinstance(end, list)]
+                pairs += math.prod(ends) if ends else 0
         level = [inner for entry in level for inner in (entry.values() if isinstance(entry, dict) else entry)]
     _check_count(pairs, "pairs of head and tail")
 
@@ -225,7 +225,7 @@ def _extractor(body: ExtractRequest, served: ServedModel, settings: Settings) ->
         max_new_tokens=limit,
         confidence=bool(body.scores),
         mentions=body.mentions or "first",
-        titles=any(not isinstance(each, str) and each.title for each in body.documents or ()),
+        titles=any(each.title for each in body.documents or ()),
         adapter=served.adapter,
     )
 

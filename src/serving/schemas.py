@@ -153,11 +153,21 @@ class ExtractDocument(Body):
     title: Annotated[str, Field(max_length=1000)] | None = None
 
 
+def _document(given: Any) -> Any:
+    """A bare text as a document. Not a union of both: its errors would be those of a text."""
+    if not isinstance(given, (str, dict, ExtractDocument)):
+        raise ValueError("a document is a text, or an object with its text")
+    return {"text": given} if isinstance(given, str) else given
+
+
+TextOrDocument = Annotated[ExtractDocument, BeforeValidator(_document, json_schema_input_type=str | ExtractDocument)]
+
+
 class ExtractRequest(Body):
     """POST /extract: a text, or several documents, and what to find in them."""
 
     text: str | None = None
-    documents: Annotated[Items[str | ExtractDocument], Field(min_length=1)] | None = None
+    documents: Annotated[Items[TextOrDocument], Field(min_length=1)] | None = None
     task: Literal["ner", "re", "spo", "ee", "eet", "eea", "kg"]
     schema_: str | Items[str] | dict[str, Any] = Field(
         alias="schema",

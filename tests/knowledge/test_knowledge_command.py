@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from scripts.knowledge import with_names
-from src.command import ROOT
-
-pytestmark = pytest.mark.slow
+from src.command import CONFIGS, ROOT
 
 
 def test_words_after_the_action_are_names() -> None:
@@ -20,6 +19,13 @@ def test_words_after_the_action_are_names() -> None:
     assert with_names(["--help"]) == ["--help"]
 
 
+@pytest.mark.parametrize("name", ["a\\b", "a\\", "it's \\'", "${x}", "\\${x}", "${", "a,b [c] {d: 5}", "\n😀", '"\\d"'])
+def test_names_come_through_hydra_as_they_are(name: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        assert list(compose("knowledge", overrides=with_names(["about", name])).names) == [name]
+
+
+@pytest.mark.slow
 def test_a_store_is_filled_asked_merged_and_exported(tmp_path: Path) -> None:
     def run(*words: str, status: int = 0) -> str:
         command = [sys.executable, str(ROOT / "scripts" / "knowledge.py"), *words]
@@ -46,3 +52,5 @@ def test_a_store_is_filled_asked_merged_and_exported(tmp_path: Path) -> None:
     assert "e:born (d2:4):birth" in run("query", query)
     assert "made.ttl: 5 facts" in run("export", "made.ttl")
     assert "did you mean 中国?" in run("about", "国", status=2)
+    assert "regular expression" in run("query", 'SELECT * { ?a r:made ?b FILTER regex(str(?a), "(") }', status=2)
+    assert "can't be written" in run("export", "found.jsonl/x.nt", status=2)

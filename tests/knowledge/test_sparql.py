@@ -96,3 +96,19 @@ def test_without_rdflib_the_error_names_what_to_install(store: KnowledgeStore, m
     monkeypatch.setitem(__import__("sys").modules, "rdflib", None)
     with pytest.raises(UserError, match=r"knowlm-lightning\[knowledge\]"):
         store.query("ASK { ?x ?y ?z }")
+
+
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [
+        ("SELECT * { SERVICE <http://127.0.0.1:9/> { ?s ?p ?o } }", "SERVICE"),
+        ("SELECT * { ?s ?p ?o FILTER NOT EXISTS { SERVICE SILENT ?x { ?s ?p ?o } } }", "SERVICE"),
+        ("SELECT ?s { ?s ?p ?o } ORDER BY (EXISTS { SERVICE <http://127.0.0.1:9/> { ?s ?p ?o } })", "SERVICE"),
+        ("ASK FROM <http://127.0.0.1:9/> { ?s ?p ?o }", "FROM"),
+        ("SELECT * FROM NAMED <file:///etc/hosts> { ?s ?p ?o }", "FROM"),
+        ("SELECT * { GRAPH ?g { ?s ?p ?o } }", "GRAPH"),
+    ],
+)
+def test_no_query_reaches_beyond_the_store(store: KnowledgeStore, query: str, word: str) -> None:
+    with pytest.raises(UserError, match=f"has {word}, and only the store"):
+        store.query(query)

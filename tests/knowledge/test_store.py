@@ -99,6 +99,11 @@ def test_search_finds_parts_of_names(store: KnowledgeStore, text: str) -> None:
     assert store.search(text)[0].name in ("北京", "Ada Lovelace")
 
 
+def test_search_finds_names_without_words(store: KnowledgeStore) -> None:
+    store.add([Triple("😀!", "means", "joy")])
+    assert [entity.name for entity in store.search("😀")] == ["😀!"]
+
+
 @pytest.mark.parametrize("text", ["京北", "lace", '"', "", "AND", "*", "x*"])
 def test_search_finds_nothing_else_and_takes_any_text(store: KnowledgeStore, text: str) -> None:
     store.add(TRIPLES)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from src.generation.engine import Engine
 from src.generation.setup import load_engine
@@ -16,7 +17,8 @@ from tests.serving.serving_live import Command, in_thread
 
 @pytest.fixture(scope="session")
 def tiny_engine(llama_tiny: ModelSpec) -> Iterator[Engine]:
-    """transformers with two random layers: answers at once, and nonsense."""
+    """transformers with two random layers: answers at once, and nonsense, the same in every run."""
+    torch.manual_seed(0)
     engine, _ = load_engine(llama_tiny, chat=True, max_parallel=2)
     yield engine
     engine.close()
@@ -44,7 +46,6 @@ def tiny(tiny_models: list[ServedModel], tiny_log: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def random_adapter(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA adapter of the 135M model with random weights, so that its answers differ."""
-    import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
