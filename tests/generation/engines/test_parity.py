@@ -16,7 +16,7 @@ from src.extraction.schema import Task
 from src.generation.engine import Capability, Decoding, Engine, Grammar, PromptTooLong, Request, Unsupported
 from src.generation.engines.sampling import distribution
 from src.models.templates import Message
-from tests.extraction import grammar_cases
+from tests.extraction.constraints import grammar_cases
 from tests.extraction.constraints.grammar_cases import LIMITS, TEXT, check
 from tests.generation.conftest import CONTEXT, answer
 
