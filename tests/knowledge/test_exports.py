@@ -1,3 +1,5 @@
+"""Exports: what is written is read back by rdflib, networkx and ourselves as the same facts."""
+
 import csv
 import json
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""IRIs of names in any script: one for each name, and back."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

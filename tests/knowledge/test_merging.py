@@ -1,3 +1,5 @@
+"""Entities of one name become one, and come apart again."""
+
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Normalised names: what counts as the same."""
+
 import pytest
 
 from src.errors import UserError

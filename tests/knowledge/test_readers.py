@@ -1,3 +1,5 @@
+"""Triples out of other files: extraction records, CSV, RDF."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""SPARQL over the store: the answers of an export in rdflib, and no way out to the network."""
+
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

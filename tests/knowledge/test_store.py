@@ -1,3 +1,5 @@
+"""The store: facts once, each mention kept, lookups, threads and kills."""
+
 import os
 import signal
 import sqlite3
