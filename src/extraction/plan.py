@@ -229,6 +229,10 @@ def check(options: Options, task: Task) -> None:
         raise UserError(f"permutations is {options.permutations}: it must be 1 or more")
     if options.two_step and task is not Task.EE:
         raise UserError(f"two_step is for task=ee, and the task is {task}: leave it out")
+    if options.confidence and options.num_beams > 1:
+        raise UserError(
+            "confidence needs the probabilities of tokens, which beam search does not give: set num_beams=1"
+        )
     if options.constraint is not Constraint.FREE and not options.format.is_json:
         raise UserError(
             f"constraint={options.constraint} needs JSON answers, and format={options.format.name} has others: "

@@ -145,6 +145,7 @@ class Decoding:
             "presence_penalty": (-2 <= self.presence_penalty <= 2, "between -2 and 2"),
             "frequency_penalty": (-2 <= self.frequency_penalty <= 2, "between -2 and 2"),
             "stop": (all(isinstance(text, str) and text for text in self.stop), "a list of texts that are not empty"),
+            "grammar": (self.grammar is None or isinstance(self.grammar, Grammar), "a Grammar, or null"),
             "logprobs": (self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20, or null"),
         }
         for name, (good, expected) in limits.items():

@@ -65,7 +65,8 @@ class PromptEncoder:
             if self.template is None:
                 raise UserError("messages need a prompt template, and this model has none: set template=alpaca")
             ids = self.template.encode(request.messages, self.tokenizer, add_generation_prompt=True).input_ids
-            stop += self.template.stop_strings
+            if request.decoding.json_schema is None and request.decoding.grammar is None:
+                stop += self.template.stop_strings  # within a form that ends by itself they are words of a text
         elif request.prompt_ids is not None:
             ids = list(request.prompt_ids)
             if bad := next((number for number in ids if not 0 <= number < len(self.tokenizer)), None):

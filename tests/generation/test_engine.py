@@ -73,3 +73,8 @@ def test_leaving_at_the_last_event_is_no_error():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     events.close()
+
+
+def test_a_grammar_is_no_text():
+    with pytest.raises(UserError, match=r"decoding\.grammar is 'start: .*: it must be a Grammar"):
+        Decoding(grammar="start: /a/")

@@ -5,6 +5,7 @@ says what must follow: a text that was begun is closed as it is, one that was no
 drop, and lists take no more items.
 """
 
+import json
 import re
 from typing import NoReturn
 
@@ -153,7 +154,7 @@ class Closing:
                 return end + 1
             if not _BEGUN_ESCAPE.fullmatch(answer, end):
                 raise _Mismatch
-            raise _Ended(self._escape_end(answer[at:end], answer[end:]) + '"')
+            raise _Ended(self._escape_end(body.group(), answer[end:]) + '"')
         begun = body.group()
         if not begun or (shape.may_be_nan and NAN.startswith(begun)):
             raise _Ended(NAN[len(begun) :] + '"')
@@ -164,12 +165,14 @@ class Closing:
         if self._text is None:
             escape = "\\\\" if len(begun) == 1 else "\\u001f"
             return escape[len(begun) :]
-        text = quoted(self._text)[1:-1]
-        place = text.find(body + begun)
-        if place < 0:
-            raise _Mismatch
-        rest = text[place + len(body) :]
-        return rest[len(begun) : 6 if rest.startswith("\\u") else 2]
+        span: str = json.loads(f'"{body}"')
+        place = self._text.find(span)
+        while 0 <= place < len(self._text) - len(span):
+            escape = quoted(self._text[place + len(span)])[1:-1]
+            if escape.startswith(begun):
+                return escape[len(begun) :]
+            place = self._text.find(span, place + 1)
+        raise _Mismatch
 
 
 class _Ended(Exception):

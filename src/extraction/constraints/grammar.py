@@ -142,7 +142,8 @@ class _Lark:
         if not all(self._is_possible(part) for part in parts):
             return f"{opening} {closing}"
         one = ' ": " '.join(map(self._rule, parts))
-        more = f'(", " {one}){{0,{self.limits.max_items - 1}}}'
+        most = self.limits.max_items
+        more = f'(", " {one}){{0,{most - 1}}}' if most > 1 else ""  # llguidance takes no {0,0}
         return f"{opening} {one} {more} {closing}" if least else f"{opening} ({one} {more})? {closing}"
 
     def _optional(self, shape: Fields) -> str:

@@ -7,6 +7,7 @@ completely before: a string without its end is dropped, so that no value is half
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,13 @@ class _Open:
             self.value[self.key] = value
             self.key = None
 
+    def open(self, kind: "type[list[Any]] | type[dict[str, Any]]") -> "_Open":
+        """The list or object that begins here; where its key has one already, that goes on."""
+        before = self.value.get(self.key) if isinstance(self.value, dict) and self.key is not None else None
+        value = before if isinstance(before, kind) else kind()
+        self.add(value)
+        return _Open(value)
+
 
 def read_object(text: str, start: int) -> tuple[dict[str, Any], bool]:
     """Read the object whose members begin at ``start``, behind its bracket.
@@ -89,6 +97,37 @@ def read_object(text: str, start: int) -> tuple[dict[str, Any], bool]:
                 outer.value.pop()
         return root, False
     return root, True
+
+
+def merged(members: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these members: lists and objects of equal keys become one, of other values the last is taken.
+
+    Models name an entity again to go on about it, and a type to list more of it.
+    """
+    found: dict[str, Any] = {}
+    for key, value in members:
+        before = found.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            _join(before, value)
+        elif isinstance(before, list) and isinstance(value, list):
+            before.extend(value)
+        else:
+            found[key] = value
+    return found
+
+
+def _join(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Put what the second object of a key holds into the first; unlike values of one of their keys are listed."""
+    for key, value in second.items():
+        before = first.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            _join(before, value)
+        elif isinstance(before, list):  # in place, so that many repeats take no longer than they are
+            before.extend(value if isinstance(value, list) else [value])
+        elif before is None or before == value:
+            first[key] = value
+        else:
+            first[key] = [before, *(value if isinstance(value, list) else [value])]
 
 
 def number(word: str) -> float | int | str:
@@ -114,9 +153,7 @@ def _step(text: str, position: int, stack: list[_Open]) -> int:
     if letter in "[［{｛":
         if len(stack) >= MAX_DEPTH:
             raise _Unfinished
-        inner = _Open([] if letter in "[［" else {})
-        top.add(inner.value)
-        stack.append(inner)
+        stack.append(top.open(list if letter in "[［" else dict))
         return position + 1
     value, position = _scalar(text, position)
     colon = _skip(text, position)

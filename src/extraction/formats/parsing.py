@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from src.extraction.formats.format import Status
-from src.extraction.formats.lenient_json import MAX_DEPTH, number, read_object
+from src.extraction.formats.lenient_json import MAX_DEPTH, merged, number, read_object
 
 MAX_CHARS = 1_000_000
 MAX_REPAIRED_CHARS, MAX_REPAIRED_BRACKETS = 4_000, 64  # json-repair's time grows faster than the text
@@ -29,7 +29,8 @@ _BEGIN = re.compile(r"[{｛](?=[\s\x00-\x1f]*([\"'`“”‘’＂「『}｝]|[^
 _MEMBER = re.compile(r"[\s\x00-\x1f]*([\"'“‘][^\"'“”‘’\r\n]{1,60}[\"'”’]\s{0,9}[:：])")
 _THOUGHT = "</think>"
 _LONE = re.compile("[\ud800-\udfff]")
-_DECODER = json.JSONDecoder(parse_float=number, parse_constant=lambda _: None)  # NaN and Infinity are no JSON: nothing
+# NaN and Infinity are no JSON: nothing
+_DECODER = json.JSONDecoder(parse_float=number, parse_constant=lambda _: None, object_pairs_hook=merged)
 
 
 def parse_object(answer: str, strict: bool = False) -> tuple[dict[str, Any] | None, Status]:

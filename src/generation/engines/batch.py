@@ -35,6 +35,9 @@ class Batch:
         names: for log probabilities.
         by_adapter: pass each row's adapter to the model.
         step_cost: how many tokens cost as much as a step by itself; 0 reads one token of each row in each step.
+
+    Attributes:
+        failed: rows that had to leave, and why; whoever reads it empties it.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Batch:
         self.model, self.pad_id, self.names, self.by_adapter = model, pad_id, names, by_adapter
         self.step_cost = STEP_COST.get(model.device.type, 100) if step_cost is None else step_cost
         self.rows: list[Row] = []
+        self.failed: dict[Row, Exception] = {}
         self._cache: Any = None
         self._mask = torch.empty(0, 0, dtype=torch.long)  # [rows, cached tokens]
 
@@ -159,13 +163,19 @@ class Batch:
         return output.logits[:, -places:]  # type: ignore[no-any-return]
 
     def _advance(self, rows: list[Row], logits: torch.Tensor, read: Sequence[int]) -> list[tuple[Row, Event]]:
-        """What rows make of logits ``[rows, places, vocabulary]``, of the last of the tokens ``read`` of each."""
+        """What rows make of logits ``[rows, places, vocabulary]``, of the last of the tokens ``read`` of each.
+
+        A row that can't go on leaves, and `failed` says why.
+        """
         likeliest = logits[:, -1].argmax(dim=1).tolist()
         events = []
         for place, row in enumerate(rows):
-            found = row.advance(logits[place, -read[place] :], likeliest[place], self._reporter(row))
-            events += [(row, event) for event in found]
-        self.leave([row for row in rows if row.finish_reason is not None])
+            try:
+                found = row.advance(logits[place, -read[place] :], likeliest[place], self._reporter(row))
+                events += [(row, event) for event in found]
+            except Exception as error:  # a grammar that llguidance gives up on, say: nobody else's answer suffers
+                self.failed[row] = error
+        self.leave([row for row in rows if row.finish_reason is not None or row in self.failed])
         self._forget_taken_back()
         if self.rows and self._is_ordinary and bool((self._mask.diff(dim=1) < 0).any()):
             self._align()

@@ -174,6 +174,8 @@ def _vocabulary(tokenizer: "Tokenizer", end_ids: frozenset[int]) -> Any:
     """The tokenizer as llguidance wants it; takes about a second."""
     from llguidance.hf import from_tokenizer
 
+    if not end_ids:
+        raise UserError("a grammar or JSON schema needs an end token, and the tokenizer has none: set its eos_token")
     try:
         return from_tokenizer(tokenizer, eos_token=sorted(end_ids))  # type: ignore[arg-type]
     except ValueError as error:

@@ -61,8 +61,9 @@ class Row:
         return len(self.prompt.ids) + len(self.answer)
 
     def unseen(self) -> list[int]:
-        """Tokens of the answer, and those owed, that the model has yet to read."""
-        return [*self.answer, *self.owed][self.seen - len(self.prompt.ids) :]
+        """Tokens that the model has yet to read: of the answer, those owed, the prompt's last if nothing came of it."""
+        behind = self.seen - len(self.prompt.ids)
+        return [*self.prompt.ids[self.seen :], *self.answer[max(0, behind) :], *self.owed]
 
     def advance(self, places: torch.Tensor, likeliest: int, report: Report) -> Iterator[Event]:
         """Account for what the model has read: take what was owed, choose the next token, take what that forces.

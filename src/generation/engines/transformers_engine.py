@@ -140,6 +140,8 @@ class TransformersEngine:
                 with self._busy:
                     events = self._join(batch, waiting) + (batch.step() if batch.rows else [])
                 yield from (event for _, event in events)
+                for failure in batch.failed.values():
+                    raise failure
             for group in self._searches(row for row in rows if row.request.decoding.num_beams > 1):
                 with self._busy:
                     events = beam_search(self.model, group, self._pad_id(), bool(self.adapters))
@@ -270,6 +272,9 @@ class TransformersEngine:
             batch.leave(list(batch.rows))
             return
         _deliver(events, running)
+        for row in batch.failed.keys() & running.keys():
+            running.pop(row).give(batch.failed[row])
+        batch.failed.clear()
 
     def _search(self, rows: list[Row], batch: Batch, running: dict[Row, Work]) -> None:
         """A beam search, with a token for everyone else after each of its own."""

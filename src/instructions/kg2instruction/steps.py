@@ -8,7 +8,6 @@ step counts what it drops and why; the counts end up in the report.
 import hashlib
 import json
 import time
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -49,9 +48,9 @@ class RecordStep(PipelineStep):
     def begin(self) -> None:
         """Open what the step needs; indexes and models can't be sent to workers."""
 
-    @abstractmethod
     def apply(self, document: Document) -> Iterator[Document]:
-        """What becomes of a document."""
+        """What becomes of a document: itself, where a subclass does not say otherwise."""
+        yield document
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         self.begin()

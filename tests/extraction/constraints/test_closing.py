@@ -71,6 +71,12 @@ def test_an_escape_is_finished_as_the_text_goes_on():
     assert Closing(question)(begin).startswith('\\"]')
 
 
+def test_an_escape_goes_on_from_the_characters_before_it_not_from_another_escape():
+    question = Question(Task.EET, (EventType("a"),))
+    begin = '{"a": ["n\\'
+    assert begin + Closing(question, '\n\t, n"')(begin) == json.dumps({"a": ['n"']})
+
+
 @pytest.mark.parametrize("answer", ["[", '{"x', '{"组织关系-裁员": [1', '{"组织关系-裁员": ["a" '])
 def test_what_begins_no_answer_is_an_error(answer):
     with pytest.raises(ValueError, match="not the beginning"):

@@ -72,6 +72,14 @@ def test_an_answer_that_finds_nothing_is_possible_for_any_text(tokenizer, task, 
     check(question, walk(tokenizer, answer_grammar(question, text, LIMITS), random.Random(0)), text)
 
 
+@pytest.mark.parametrize("limits", [Limits(1, 1), Limits(1, 2), Limits(2, 1)])
+@pytest.mark.parametrize("task", Task)
+def test_the_smallest_limits_are_kept(tokenizer, task, limits):
+    for text in (None, TEXT):
+        grammar = answer_grammar(QUESTIONS[task], text, limits)
+        check(QUESTIONS[task], walk(tokenizer, grammar, random.Random(0)), text, limits)
+
+
 @pytest.mark.parametrize("task", set(Task) - {Task.EEA})
 def test_right_answers_are_among_those_of_both_grammars(tokenizer, task):
     case = CASES[task]

@@ -164,3 +164,25 @@ def test_time_grows_with_length_and_no_faster(piece):
 def test_json_repair_is_the_last_rung():
     pytest.importorskip("json_repair")
     assert parse_object('{"a" "x"}') == ({"a": "x"}, Status.REPAIRED)
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ('{"p": ["a"], "p": ["b"]}', {"p": ["a", "b"]}),
+        ('{"p": {"Ada": {"x": "1"}, "Ada": {"y": ["2"]}}}', {"p": {"Ada": {"x": "1", "y": ["2"]}}}),
+        ('{"p": {"A": {"x": "1"}, "A": {"x": "2"}, "A": {"x": ["3"]}}}', {"p": {"A": {"x": ["1", "2", "3"]}}}),
+        ('{"p": [{"s": "1", "s": "2"}]}', {"p": [{"s": "2"}]}),
+        ("{'p': {'Ada': {'x': '1'}, 'Ada': {'y': ['2', 'unfini", {"p": {"Ada": {"x": "1", "y": ["2"]}}}),
+    ],
+)
+def test_what_stands_under_a_key_again_is_not_lost(answer, value):
+    assert parse_object(answer)[0] == value
+
+
+@pytest.mark.parametrize("member", ['"a": ["x"]', '"a": {"b": "x", "c": ["y"]}'])
+def test_many_equal_keys_are_read_in_linear_time(member):
+    answer = "{" + ", ".join([member] * 25_000) + "}"
+    begin = time.process_time()
+    found, _ = parse_object(answer)
+    assert found is not None and time.process_time() - begin < 2

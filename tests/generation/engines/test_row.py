@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,9 +14,12 @@ from src.errors import UserError
 from src.extraction.constraints.grammar import Limits, answer_grammar
 from src.extraction.schema import EntityType, EventType, Question, Role, Task
 from src.generation.engine import Decoding, Event, PromptTooLong, Request
+from src.generation.engines.grammar import follow
 from src.generation.engines.transformers_engine import TransformersEngine
+from src.generation.prompts import PromptEncoder
 from src.models.fast_tokenizer import describe_sentencepiece
 from src.models.load import load_for_generation
+from src.models.templates import Message, load_template
 from tests.extraction.constraints.grammar_cases import check
 from tests.models.test_fast_tokenizer import trained
 
@@ -179,6 +183,57 @@ def test_a_vocabulary_of_word_marks_and_single_bytes_is_held_to_the_grammar_too(
             check(PEOPLE, text, name, LIMITS)
             assert last.completion_tokens <= limit
             assert not logprobs or b"".join(entry.bytes for entry in logprobs).decode().lstrip() == text.lstrip()
+
+
+def test_an_answer_closed_before_its_first_character_has_log_probabilities_of_its_own(byte_fallback):
+    """Its first token is a lone word mark, of which there is no text; the prompt's last token is then read again."""
+    tokenizer = byte_fallback.tokenizer
+    mark = tokenizer.convert_tokens_to_ids("\u2581")
+    request = ask(logprobs=0, logit_bias={mark: 100.0})[0]
+    needed = len(follow(request.decoding, tokenizer, frozenset({tokenizer.eos_token_id})).closing(""))
+    [(text, last, entries)] = answers(
+        byte_fallback, [replace(request, decoding=replace(request.decoding, max_new_tokens=needed))]
+    ).values()
+    assert (last.finish_reason, last.completion_tokens, len(entries)) == ("length", needed, needed)
+    check(PEOPLE, text, TEXTS[0], LIMITS)
+    prompt = byte_fallback.prompts.encode(request).ids
+    ids = [*prompt, *follow(request.decoding, tokenizer, frozenset({tokenizer.eos_token_id})).closing("")]
+    true = byte_fallback.inspect(ids).logprobs[len(prompt) :]
+    assert [entry.logprob for entry in entries] == pytest.approx(true.tolist(), abs=1e-3)
+
+
+def test_an_answer_that_cannot_go_on_ends_no_other(engine):
+    def broken(text: str) -> str:
+        if len(text) > 5:
+            raise ValueError("no such answer")
+        return "{}"
+
+    good, other = ask()[:2]
+    bad = replace(
+        other,
+        decoding=replace(other.decoding, grammar=replace(other.decoding.grammar, close=broken, longest_close=None)),
+    )
+
+    async def one(request: Request) -> str:
+        return "".join([event.text_delta async for event in engine.stream(request)])
+
+    async def both() -> list[str | BaseException]:
+        return await asyncio.gather(one(good), one(bad), return_exceptions=True)
+
+    text, failure = asyncio.run(both())
+    assert text == texts(engine, [good])[good.id][0]
+    assert isinstance(failure, ValueError)
+    with pytest.raises(ValueError, match="no such answer"):
+        texts(engine, [good, bad])
+
+
+def test_a_templates_stop_texts_end_no_answer_that_has_a_form(engine):
+    encoder = PromptEncoder(engine.tokenizer, load_template("llama2", engine.tokenizer), 512)
+    messages = [Message("user", "Hello")]
+    free, schema = Decoding(stop=["X"]), Decoding(stop=["X"], json_schema={})
+    assert encoder.encode(Request("1", messages=messages, decoding=free)).stop == ["X", "[INST]"]
+    for how in (schema, ask(stop=["X"])[0].decoding):
+        assert encoder.encode(Request("1", messages=messages, decoding=how)).stop == ["X"]
 
 
 def test_a_stop_text_ends_an_answer_among_forced_tokens(engine):
