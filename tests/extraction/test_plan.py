@@ -162,6 +162,7 @@ def test_constraints_become_grammars_or_schemas() -> None:
         ({"mentions": "some"}, Task.NER, "mentions=some is not known"),
         ({"language": "fr"}, Task.NER, "language=fr is not known"),
         ({"two_step": True}, Task.NER, "two_step is for task=ee"),
+        ({"confidence": True, "num_beams": 2}, Task.NER, "set num_beams=1"),
         ({"format": load_format("knowlm"), "constraint": Constraint.JSON}, Task.NER, "constraint=json needs JSON"),
         ({}, Task.RE, "has no relations"),
     ],
