@@ -41,7 +41,7 @@ TEXTS = texts_of("en")
 
 def plain(html: str) -> str:
     """What a reader sees of the text: labels are no part of it."""
-    return unescape(re.sub(r"<[^>]*>", "", re.sub(r"<sup.*?</sup>", "", html)))
+    return unescape(re.sub(r"<[^>]*>", "", re.sub(r"<sup.*?</sup>", "", html, flags=re.DOTALL)))
 
 
 marks = st.lists(
