@@ -11,6 +11,7 @@ What is added to ``hydra.main``:
 - ``preflight=true``, or true for any other group that is switched on and off, is its setting ``enabled``;
 - ``--local_rank=N``, which the deepspeed launcher adds, is left out;
 - a value that Hydra's grammar can't read, such as Chinese text, is taken as the text it is;
+- ``${…}`` in a prompt, as in code, is no interpolation;
 - `UserError`, an engine that is down and mistakes in overrides end in one sentence and exit status 2. Everything else
   keeps its traceback, because it is our mistake. ``HYDRA_FULL_ERROR=1`` shows the traceback of both.
 """
@@ -42,6 +43,8 @@ CONFIGS = ROOT / "configs"
 SWITCHES = {"preflight"}  # config groups with a setting `enabled`: preflight=true means preflight.enabled=true
 SOURCES = {"schema"}  # folders whose files are no groups: schema=NAME means schema.source=NAME
 TEXTS = {"prompt", "instruction", "input", "system", "text"}  # settings that hold what people write
+
+QUOTES = "'\""
 
 Task = Callable[[DictConfig], Any]
 
@@ -132,6 +135,10 @@ def rewrite_arguments(arguments: list[str]) -> Iterator[str]:
     zoo = set(group_options("model"))
     for argument in arguments:
         key, _, value = argument.partition("=")
+        if key in TEXTS and "${" in value:
+            value = _without_interpolations(value)
+            yield f"{key}={value if value[0] == value[-1] and value[0] in QUOTES else _quoted(value)}"
+            continue
         if key in {"--local_rank", "--local-rank"}:  # the deepspeed launcher's; LOCAL_RANK says the same
             continue
         if (name := key.removeprefix("--")) in SOURCES:
@@ -166,6 +173,11 @@ def _is_override(key: str, argument: str, multirun: bool) -> bool:
 
 def _is_model_path(value: str) -> bool:
     return Path(value).exists() or ("," not in value and ("/" in value or value.endswith(".gguf")))
+
+
+def _without_interpolations(value: str) -> str:
+    """A text as OmegaConf has to be given it so that ``${…}`` in it, as in code, stays what it is."""
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", value)
 
 
 def _quoted(value: str) -> str:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.command import CONFIGS, help_text, leading_comment, rewrite_arguments, sentence
 from src.errors import UserError
@@ -87,7 +86,20 @@ def test_faults_of_ours_have_no_sentence() -> None:
     assert sentence(KeyError("x")) is None
 
 
-@pytest.mark.parametrize("text", ["公式 \\frac{a}{b}", "路径 C:\\数据\\", "it's 中文 \\'", "行\\n"])
-def test_a_text_arrives_as_it_was_typed(text):
-    (argument,) = rewrite_arguments([f"text={text}"])
-    assert OverridesParser.create().parse_override(argument).value() == text
+TEXTS = ["公式 \\frac{a}{b}", "路径 C:\\数据\\", "it's 中文 \\'", "行\\n"]
+TEXTS += ["${x}", "a\\${x}", "\\\\${oc.env:HOME} $5 {b}", "C:\\a\\ ${"]
+    "公式 \\frac{a}{b}",
+    "路径 C:\\数据\\",
+    "it's 中文 \\'",
+    "行\\n",
+    "${x}",
+    "a\\${x}",
+    "\\\\${oc.env:HOME} $5 {b}",
+    "C:\\a\\ ${",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_arrives_as_it_was_typed(text: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        assert compose("extract", overrides=list(rewrite_arguments([f"text={text}"]))).text == text

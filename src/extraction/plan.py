@@ -233,6 +233,11 @@ def check(options: Options, task: Task) -> None:
         raise UserError(
             "confidence needs the probabilities of tokens, which beam search does not give: set num_beams=1"
         )
+    if options.examples and not options.format.is_json:
+        raise UserError(
+            f"examples are JSON objects in the prompt, and format={options.format.name} has none: leave them out, or "
+            "set format=oneke"
+        )
     if options.constraint is not Constraint.FREE and not options.format.is_json:
         raise UserError(
             f"constraint={options.constraint} needs JSON answers, and format={options.format.name} has others: "

@@ -12,7 +12,7 @@ from src.extraction.documents import Document
 from src.extraction.extractor import FORMATS, Extractor
 from src.extraction.plan import Extraction, Options, Plan, finish, plan, questions_of
 from src.extraction.readers.schemas import read_schema, schema_names
-from src.extraction.schema import Schema, Task
+from src.extraction.schema import Example, Schema, Task
 from src.generation import tasks
 from src.generation.engine import Capability, PromptTooLong, Unsupported
 from src.serving.asking import Asked, check_keys, new_id
@@ -27,6 +27,7 @@ PIECE = 4000  # characters whose tokens are counted at a time
 ANSWER_TOKENS = 512  # of an answer of the model, where the body says no number
 MAX_TYPES = 256  # of a schema; each few of them are a prompt of their own. Also roles of one type, and so on
 BLAMED = (
+    "examples",
     "constraint",
     "format",
     "max_tokens",
@@ -62,8 +63,10 @@ def extraction(body: ExtractRequest, models: Catalogue, settings: Settings) -> E
         _check_amount(documents, schema, task, options, settings)
         plans = [plan(document, schema, task, options) for document in documents]
     except PromptTooLong as error:  # without any text yet
-        message = "the schema alone is longer than the model's context: give fewer types, or shorter descriptions"
-        raise ApiError(400, message, param="schema", code="context_length_exceeded") from error
+        param = "examples" if body.examples else "schema"
+        what = "the schema and the examples are" if body.examples else "the schema alone is"
+        message = f"{what} longer than the model's context: give fewer types, or shorter descriptions or examples"
+        raise ApiError(400, message, param=param, code="context_length_exceeded") from error
     except Unsupported:
         raise
     except UserError as error:
@@ -227,6 +230,9 @@ def _extractor(body: ExtractRequest, served: ServedModel, settings: Settings) ->
         mentions=body.mentions or "first",
         titles=any(each.title for each in body.documents or ()),
         adapter=served.adapter,
+        examples=tuple(Example(each.text, each.answer) for each in body.examples or ()),
+        permutations=body.permutations or 1,
+        vote=body.vote or "union",
     )
 
 
@@ -234,7 +240,7 @@ def _check_amount(
     documents: Sequence[Document], schema: Schema, task: Task, options: Options, settings: Settings
 ) -> None:
     """Refuse, before it is planned, what would take too many answers. Raises 400."""
-    questions = len(questions_of(schema, task, options))
+    questions = len(questions_of(schema, task, options)) * options.permutations
     texts = [document.text for document in documents]
     pieces = [text[start : start + PIECE] for text in texts for start in range(0, len(text), PIECE)]
     tokens = sum(options.count(pieces))

@@ -14,6 +14,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 T = TypeVar("T")
 Items = Annotated[list[T], Field(fail_fast=True)]
 MAX_BIASES = 1024
+MAX_EXAMPLES = 32  # of extraction, in each of its prompts
+MAX_PERMUTATIONS = 16
 
 
 def _few_biases(given: Any) -> Any:
@@ -160,6 +162,13 @@ def _document(given: Any) -> Any:
     return {"text": given} if isinstance(given, str) else given
 
 
+class ExtractExample(Body):
+    """A text with its answer, shown in each prompt. ``answer``: the JSON that the model is to write."""
+
+    text: Annotated[str, Field(min_length=1)]
+    answer: dict[str, Any]
+
+
 TextOrDocument = Annotated[ExtractDocument, BeforeValidator(_document, json_schema_input_type=str | ExtractDocument)]
 
 
@@ -182,6 +191,13 @@ class ExtractRequest(Body):
     language: Literal["en", "zh"] | None = Field(None, description="of the schema and the prompts")
     scores: bool | None = Field(None, description="give each item the model's probability of it")
     mentions: Literal["first", "all"] | None = Field(None, description="all: an item for each place of an entity")
+    examples: Annotated[Items[ExtractExample], Field(max_length=MAX_EXAMPLES)] | None = Field(
+        None, description="shown in each prompt (in-context learning)"
+    )
+    permutations: Annotated[int, Field(ge=1, le=MAX_PERMUTATIONS)] | None = Field(
+        None, description="ask so often, each time with the schema in another order"
+    )
+    vote: Literal["union", "majority"] | None = Field(None, description="which items of all permutations are kept")
     split_num: Annotated[int, Field(ge=-1, le=1000)] | None = Field(None, description="types in one prompt; -1: all")
     max_chunk_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="of the text in one prompt")
     max_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="of each of the model's answers")

@@ -13,7 +13,7 @@ from src.extraction.documents import Document
 from src.extraction.formats.format import Note, Status, load_format
 from src.extraction.items import Argument, Entity, Event, Span
 from src.extraction.plan import Constraint, Options, Plan, finish, follow_up, permuted, plan
-from src.extraction.schema import EntityType, EventType, RelationType, Role, Schema, Task
+from src.extraction.schema import EntityType, EventType, Example, RelationType, Role, Schema, Task
 from src.generation.tasks import Answer
 
 TYPES = Schema(tuple(map(EntityType, ("person", "place", "work", "year"))), name="s")
@@ -164,6 +164,7 @@ def test_constraints_become_grammars_or_schemas() -> None:
         ({"two_step": True}, Task.NER, "two_step is for task=ee"),
         ({"confidence": True, "num_beams": 2}, Task.NER, "set num_beams=1"),
         ({"format": load_format("knowlm"), "constraint": Constraint.JSON}, Task.NER, "constraint=json needs JSON"),
+        ({"format": load_format("knowlm"), "examples": (Example("x", {}),)}, Task.NER, "format=knowlm has none"),
         ({}, Task.RE, "has no relations"),
     ],
 )

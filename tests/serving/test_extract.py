@@ -17,6 +17,7 @@ from tests.serving.serving_live import in_thread
 from tests.serving.test_app import error, events
 
 TEXT = "Marie Curie was born in Warsaw. She worked in Paris."
+EXAMPLES = [{"text": "Ada saw Oslo.", "answer": {"person": ["Ada"], "place": ["Oslo"]}}]
 
 
 def extract(url: str, **body: Any) -> httpx.Response:
@@ -56,6 +57,14 @@ def test_scores_are_given_where_they_are_asked_for(tiny: str) -> None:
     items = [item for document in with_scores["documents"] for item in document.get("entity", [])]  # of random weights
     assert items and all(0 <= item["score"] <= 1 for item in items)
     assert all("score" not in item for item in extract(tiny, text=TEXT).json()["documents"][0].get("entity", []))
+
+
+def test_examples_are_in_each_prompt_and_permutations_ask_again(tiny: str) -> None:
+    plain = extract(tiny, text=TEXT).json()["usage"]["prompt_tokens"]
+    shown = extract(tiny, text=TEXT, examples=EXAMPLES).json()["usage"]["prompt_tokens"]
+    assert shown > plain + len("Ada saw Oslo.") // 6
+    found = extract(tiny, text=TEXT, permutations=3, vote="majority").json()
+    assert found["documents"][0]["report"]["requests"] == 3
 
 
 def test_a_model_without_template_is_asked_plainly(tiny: str) -> None:
@@ -109,6 +118,13 @@ def test_named_schemas_are_listed_and_can_be_sent_back(tiny: str) -> None:
         ({"format": "knowlm", "constraint": "json"}, "constraint", "needs JSON answers"),
         ({"max_tokens": 500}, "max_tokens", "max_tokens"),
         ({"split_num": 0}, "split_num", "split_num"),
+        ({"examples": EXAMPLES, "format": "knowlm"}, "examples", "leave them out"),
+        ({"examples": [{"text": "x " * 5000, "answer": {}}]}, "examples", "longer than the model's context"),
+        ({"examples": [{"text": "Ada."}]}, "examples[0].answer", "Field required"),
+        ({"examples": EXAMPLES * 33}, "examples", "at most 32"),
+        ({"permutations": 17}, "permutations", "less than or equal to 16"),
+        ({"vote": "all"}, "vote", "'union'"),
+        ({"text": TEXT * 1500, "permutations": 16}, "documents", "answers of the model"),
     ],
 )
 def test_what_can_not_be_is_told_with_its_key(tiny: str, body: dict[str, Any], param: str, said: str) -> None:
