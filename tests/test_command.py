@@ -88,15 +88,6 @@ def test_faults_of_ours_have_no_sentence() -> None:
 
 TEXTS = ["公式 \\frac{a}{b}", "路径 C:\\数据\\", "it's 中文 \\'", "行\\n"]
 TEXTS += ["${x}", "a\\${x}", "\\\\${oc.env:HOME} $5 {b}", "C:\\a\\ ${"]
-    "公式 \\frac{a}{b}",
-    "路径 C:\\数据\\",
-    "it's 中文 \\'",
-    "行\\n",
-    "${x}",
-    "a\\${x}",
-    "\\\\${oc.env:HOME} $5 {b}",
-    "C:\\a\\ ${",
-]
 
 
 @pytest.mark.parametrize("text", TEXTS)
