@@ -63,10 +63,10 @@ def extraction(body: ExtractRequest, models: Catalogue, settings: Settings) -> E
         _check_amount(documents, schema, task, options, settings)
         plans = [plan(document, schema, task, options) for document in documents]
     except PromptTooLong as error:  # without any text yet
-        param = "examples" if body.examples else "schema"
         what = "the schema and the examples are" if body.examples else "the schema alone is"
         message = f"{what} longer than the model's context: give fewer types, or shorter descriptions or examples"
-        raise ApiError(400, message, param=param, code="context_length_exceeded") from error
+        too_long = "examples" if body.examples else "schema"
+        raise ApiError(400, message, param=too_long, code="context_length_exceeded") from error
     except Unsupported:
         raise
     except UserError as error:
