@@ -96,7 +96,7 @@ def measure(case: tuple[str, str, int, int, str, int, str, str]) -> dict[str, fl
     from src.command import CONFIGS
     from src.modules.loss import supervised_loss
     from src.preflight.saved_tensors import saved_bytes
-    from train import build
+    from src.training import build
 
     name, precision, rows, length, checkpointing, accumulation, attention, loss = case
     torch.set_num_threads(1)
@@ -132,7 +132,7 @@ def made(spec: Any, cfg: Any, rows: int, length: int) -> tuple[Any, ...]:
     import torch
 
     from src.modules.loss import with_targets
-    from train import build
+    from src.training import build
 
     module = build(cfg.module, model=spec)
     model = module.build().train()

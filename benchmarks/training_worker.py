@@ -43,7 +43,7 @@ from src.models.spec import ModelSpec
 from src.modules.causal_lm import CausalLM
 from src.modules.loss import supervised_loss
 from src.strategies.hardware import peak_flops
-from train import build, train
+from src.training import build, train
 
 HELD_OUT_SEGMENTS = 24
 

@@ -12,7 +12,7 @@ from src.command import CONFIGS, group_options, leading_comment
 from src.modules.causal_lm import CausalLM
 from src.modules.lora import LoRA
 from src.modules.optimizer import AdamW, Schedule
-from train import build
+from src.training import build
 
 ROOTS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 NOT_OF_TRAINING = {

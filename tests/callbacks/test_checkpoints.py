@@ -24,7 +24,7 @@ from src.callbacks.resume import find_checkpoint, run_folder
 from src.errors import UserError
 from src.models.spec import ModelSpec
 from src.strategies.checkpoint_io import StreamedCheckpointIO
-from train import train
+from src.training import train
 
 Compose = Callable[[Sequence[str]], DictConfig]
 

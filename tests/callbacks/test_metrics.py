@@ -20,7 +20,7 @@ from src.callbacks.metrics import Metrics, is_logged
 from src.command import CONFIGS
 from src.models.spec import ModelSpec
 from src.modules.causal_lm import CausalLM
-from train import train
+from src.training import train
 
 pytestmark = pytest.mark.slow  # one run of a few seconds for most of them
 

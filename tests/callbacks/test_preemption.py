@@ -15,7 +15,7 @@ from omegaconf import DictConfig, open_dict
 from src.callbacks.checkpoint_files import newest, step_of
 from src.callbacks.preemption import Preempted, Preemption
 from src.models.spec import ModelSpec
-from train import train
+from src.training import train
 
 Compose = Callable[[Sequence[str]], DictConfig]
 STEPS = 6

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from src.models.spec import ModelSpec
-from train import train
+from src.training import train
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ from src.callbacks.preemption import Preempted
 from src.callbacks.resume import continue_history, set_aside
 from src.errors import UserError
 from src.models.spec import ModelSpec
+from src.training import train
 from tests.callbacks.test_preemption import SignalAt
-from train import train
 
 Compose = Callable[[Sequence[str]], DictConfig]
 

@@ -29,7 +29,6 @@ def tiny(instructions: Path, folder: Path, *more: str) -> list[str]:
     return tiny_run(instructions, f"hydra.run.dir='{folder}'", *steps, "callbacks.samples=null", *more)
 
 
-@pytest.mark.slow
 def test_help_shows_examples_and_groups() -> None:
     shown = run("--help").stdout
     assert "python train.py experiment=pretrain_demo" in shown
@@ -37,12 +36,23 @@ def test_help_shows_examples_and_groups() -> None:
     assert "smollm2_135m" in shown
 
 
+COMPOSING = [  # told before torch is imported
+    (["experiment=pretrain_demos"], ["experiment=pretrain_demos does not exist", "did you mean pretrain_demo"]),
+    (["experiment=sft_demo", "optimiser.lr=1"], ["'optimiser.lr' is not a setting"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), COMPOSING)
+def test_a_mistake_in_the_config_is_told_at_once(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    start = time.monotonic()
+    expect_mistake(run(*arguments, f"hydra.run.dir='{tmp_path}'"), words)
+    assert time.monotonic() - start < 5  # half a second; importing torch and Lightning takes ten
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["experiment=pretrain_demos"], ["experiment=pretrain_demos does not exist", "did you mean pretrain_demo"]),
-        (["experiment=sft_demo", "optimiser.lr=1"], ["'optimiser.lr' is not a setting"]),
         (["experiment=sft_demo", "optimizer.lr=fast"], ["optimizer.lr must be a positive number", "'fast'"]),
         (["experiment=sft_demo", "adapter.r=0"], ["adapter.r must be a whole number"]),
         (["experiment=sft_demo", "data.train=nowhere.json"], ["no instruction file at nowhere.json"]),
@@ -61,7 +71,10 @@ def test_help_shows_examples_and_groups() -> None:
 def test_a_mistake_is_one_sentence(arguments: list[str], words: list[str], instructions: Path, tmp_path: Path) -> None:
     if "experiment=sft_demo" in arguments:  # its own data is made by the demo, which may not have run here
         arguments = ["experiment=sft_demo", f"data.train='{instructions}'", *arguments[1:]]
-    done = run(*arguments, f"hydra.run.dir='{tmp_path}'")
+    expect_mistake(run(*arguments, f"hydra.run.dir='{tmp_path}'"), words)
+
+
+def expect_mistake(done: subprocess.CompletedProcess[str], words: list[str]) -> None:
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2 and len(errors) == 1, done.stderr
     assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ from src.models.load import load_model, load_tokenizer
 from src.models.spec import ModelSpec
 from src.models.zoo import find_model
 from src.modules.loss import supervised_loss
-from train import build
+from src.training import build
 
 Compose = Callable[[Sequence[str]], DictConfig]
 PRESETS = ["lora", "dora", "rslora", "qlora"]

@@ -14,7 +14,7 @@ from src.datamodules.sft import EncodedExamples
 from src.models.load import load_for_generation, load_model, load_tokenizer
 from src.models.spec import ModelSpec
 from src.modules.loss import logits_of, token_losses
-from train import train
+from src.training import train
 
 Compose = Callable[[Sequence[str]], DictConfig]
 

@@ -62,7 +62,7 @@ def composed(run: dict[str, Any], folder: Path) -> DictConfig:
 
 def carry_out(plan: Path) -> None:
     """Every run of a plan, in this process."""
-    from train import train
+    from src.training import train
 
     for run in json.loads(plan.read_text()):
         began = time.perf_counter()

@@ -14,8 +14,8 @@ from src.extraction.schema import Task
 from src.extraction.scoring.evaluation import read_gold
 from src.extraction.training.callback import ExtractionScores, _part
 from src.models.spec import ModelSpec
+from src.training import train
 from tests.end_to_end.tiny_runs import tiny_run
-from train import train
 
 ROWS = [
     {"id": str(number), "text": f"Curie met Nobel {number}.", "entity": [{"entity": "Curie", "entity_type": "person"}]}
