@@ -15,7 +15,7 @@ Point = tuple[int, float]
 class LossCurve(Callback):
     """Collects losses and draws them as a PNG at each validation and at the end.
 
-    The points are part of the checkpoint, so a resumed run shows its whole curve.
+    Scores in percent that are logged as ``val/NAME_f1`` are drawn below the losses. The points are part of the checkpoint, so a resumed run shows its whole curve.
 
     Args:
         path: of the PNG.
@@ -26,6 +26,7 @@ class LossCurve(Callback):
         self.path, self.title = Path(path), title
         self.train: list[Point] = []
         self.validation: dict[str, list[Point]] = {}
+        self.scores: dict[str, list[Point]] = {}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -39,8 +40,12 @@ class LossCurve(Callback):
         for name, value in trainer.callback_metrics.items():
             if name.startswith("val/") and name.endswith("/loss") and name != "val/loss":
                 points = self.validation.setdefault(name.split("/")[1], [])
-                if not points or points[-1][0] != trainer.global_step:
-                    points.append((trainer.global_step, float(value)))
+            elif name.startswith("val/") and name.endswith("_f1"):
+                points = self.scores.setdefault(name.removeprefix("val/").removesuffix("_f1"), [])
+            else:
+                continue
+            if not points or points[-1][0] != trainer.global_step:
+                points.append((trainer.global_step, float(value)))
         if trainer.is_global_zero:
             self.draw()
 
@@ -57,22 +62,35 @@ class LossCurve(Callback):
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
 
-        figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+        rows = 2 if self.scores else 1
+        figure, all_axes = plt.subplots(
+            rows, sharex=True, squeeze=False, figsize=(8, 4.5 + 2.5 * (rows - 1)), layout="constrained"
+        )
+        axes = all_axes[0, 0]
         if self.train:
             axes.plot(*zip(*self.train, strict=True), color="0.7", linewidth=1, label="training")
         for name, points in self.validation.items():
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=f"validation: {name}")
-        axes.set(xlabel="optimizer step", ylabel="loss (nats per token)", title=self.title)
-        axes.grid(alpha=0.3)
-        axes.legend()
+        axes.set(ylabel="loss (nats per token)", title=self.title)
+        for name, points in self.scores.items():
+            all_axes[-1, 0].plot(*zip(*points, strict=True), marker="o", markersize=4, label=f"validation: {name}")
+        if self.scores:
+            all_axes[-1, 0].set(ylabel="F1 (%)", ylim=(0, 100))
+        all_axes[-1, 0].set(xlabel="optimizer step")
+        for each in all_axes.flat:
+            each.grid(alpha=0.3)
+            each.legend()
         with going_on(self.path.name):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(self.path, dpi=120)
         plt.close(figure)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"train": self.train, "validation": self.validation}
+        return {"train": self.train, "validation": self.validation, "scores": self.scores}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.train = [(int(step), float(loss)) for step, loss in state_dict["train"]]
-        self.validation = {name: list(map(tuple, points)) for name, points in state_dict["validation"].items()}
+        self.validation, self.scores = (
+            {name: list(map(tuple, points)) for name, points in state_dict.get(kind, {}).items()}
+            for kind in ("validation", "scores")
+        )

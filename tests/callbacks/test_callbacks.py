@@ -1,9 +1,12 @@
 """The loss curve survives a checkpoint, shown numbers are short, the tracker knows whether somebody is logged in."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+import torch
+from matplotlib.image import imread
 
 from src.callbacks.loggers import is_logged_in
 from src.callbacks.loss_curve import LossCurve
@@ -20,6 +23,25 @@ def test_a_loss_curve_is_a_picture_and_part_of_the_checkpoint(tmp_path: Path) ->
     resumed = LossCurve(str(tmp_path / "again.png"))
     resumed.load_state_dict(curve.state_dict())
     assert (resumed.train, resumed.validation) == (curve.train, curve.validation)
+
+
+def test_scores_are_drawn_below_the_losses(tmp_path: Path) -> None:
+    curve = LossCurve(str(tmp_path / "curve.png"))
+    trainer = SimpleNamespace(
+        sanity_checking=False,
+        is_global_zero=True,
+        global_step=2,
+        callback_metrics={"val/zh/loss": torch.tensor(2.6), "val/extraction_f1": torch.tensor(40.0), "val/loss": 1},
+    )
+    curve.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    assert curve.scores == {"extraction": [(2, 40.0)]} and curve.validation == {"zh": [(2, pytest.approx(2.6))]}
+    with_scores = imread(tmp_path / "curve.png").shape[0]
+    resumed = LossCurve(str(tmp_path / "again.png"))
+    resumed.load_state_dict(curve.state_dict())
+    assert resumed.scores == curve.scores
+    resumed.scores = {}
+    resumed.draw()
+    assert with_scores > 1.4 * imread(tmp_path / "again.png").shape[0]
 
 
 def test_a_login_is_found_in_the_environment_or_netrc_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
