@@ -15,7 +15,8 @@ Point = tuple[int, float]
 class LossCurve(Callback):
     """Collects losses and draws them as a PNG at each validation and at the end.
 
-    Scores in percent that are logged as ``val/NAME_f1`` are drawn below the losses. The points are part of the checkpoint, so a resumed run shows its whole curve.
+    Scores in percent that are logged as ``val/NAME_f1`` are drawn below the losses. The points are part of the
+    checkpoint, so a resumed run shows its whole curve.
 
     Args:
         path: of the PNG.
