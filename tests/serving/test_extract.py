@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from src.extraction import Extractor
+from src.extraction.formats.format import Status
+from src.extraction.plan import Constraint
+from src.generation.engines.openai_engine import OpenAIEngine
 from src.serving.app import create_app
 from src.serving.served import ServedModel
 from src.serving.settings import Settings
@@ -197,3 +202,19 @@ def test_any_schema_is_an_answer_or_a_sentence(tiny: str, schema: Any, task: str
     assert response.status_code in (200, 400), response.text
     if response.status_code == 400:
         assert error(response)["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["ner", "spo"])
+def test_an_endpoint_is_held_to_the_json_schema_of_each_question(tiny: str, task: str) -> None:
+    def statuses(**how: Any) -> list[Status]:
+        with closing(OpenAIEngine(tiny + "/v1", "tiny")) as engine:
+            extractor = Extractor(engine, max_new_tokens=96, **how)
+            assert extractor.constraint is how.get("constraint", Constraint.JSON)
+            found = list(extractor.extract_many([TEXT, "王明 saw Oslo."], "person_org_place", task))
+            cut = [Status.CLOSED if each.truncated else Status.EXACT for each in found]
+            assert how or [set(each.statuses) for each in found] == [{status} for status in cut]
+            return [status for each in found for status in each.statuses]
+
+    statuses()
+    assert set(statuses(constraint=Constraint.FREE)) == {Status.FAILED}  # the weights are random
