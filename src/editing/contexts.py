@@ -45,6 +45,7 @@ def write_contexts(
         lengths: tokens that are written.
         seed: of the draw; the caller's random state stays as it is.
     """
+    generate: Any = model.generate
     device: Any = model.get_input_embeddings().weight.device
     prefixes: dict[str, tuple[str, ...]] = {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -54,7 +55,7 @@ def write_contexts(
             for length in lengths:
                 for word in SEEDS[language]:
                     given = tokenizer(word, return_tensors="pt").to(device)
-                    written = model.generate(
+                    written = generate(
                         input_ids=given["input_ids"],
                         attention_mask=given["attention_mask"],
                         do_sample=True,
@@ -63,7 +64,7 @@ def write_contexts(
                         min_new_tokens=length,
                         pad_token_id=tokenizer.pad_token_id,
                     )
-                    text = tokenizer.decode(written[0], skip_special_tokens=True)
+                    text = str(tokenizer.decode(written[0], skip_special_tokens=True))
                     found.append(" ".join(text.replace("\ufffd", "").split()) + ENDS[language])
             prefixes[language] = tuple(dict.fromkeys(found))
     return Contexts(prefixes)
